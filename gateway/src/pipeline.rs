@@ -84,4 +84,10 @@ impl Job {
         let _ = (plan, budget);
         todo!()
     }
+
+    /// Bytes of output that it holds so far. Enrichment may multiply a request of many empty resources: the caller
+    /// reserves what is above the message's own size, after each step, and drops the job when the ledger refuses.
+    pub fn held(&self) -> usize {
+        todo!()
+    }
 }
