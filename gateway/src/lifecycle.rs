@@ -4,7 +4,9 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use crate::base::TenantName;
 use crate::config::Ports;
 use crate::tenant;
 
@@ -23,10 +25,30 @@ pub struct Site {
     pub socket_dir: PathBuf,
     /// What WELCOME tells the shim to offer; a donation of another port is refused.
     pub ports: Ports,
+    /// Which network namespaces its listeners may come from.
+    pub namespace: NamespaceRule,
+    /// How long the listeners stay open after a shim has gone without BYE. `None`: until [`Lifecycle::remove`], for a
+    /// site whose end somebody announces (csi's unpublish).
+    pub orphan_grace: Option<Duration>,
+}
+
+impl Site {
+    /// [`Site::orphan_grace`] where nobody announces the end of a pod.
+    pub const ORPHAN_GRACE: Duration = Duration::from_secs(5);
+}
+
+/// Which network namespaces a site's listeners may come from (threat-model row 10).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NamespaceRule {
+    /// One of its own, shared with no other site, not the gateway's and not the host's.
+    Exclusive,
+    /// Any, also the gateway's own. Only for sites of the configuration file, which trusts whoever it names: on a plain
+    /// host all processes share one namespace, and the port is all that tells their listeners apart.
+    Shared,
 }
 
 /// What one tenant's sockets are doing, for /tenants.
-#[derive(Debug, Clone, Default, serde::Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct SiteSnapshot {
     /// Whether a shim is connected.
     pub shim_connected: bool,
@@ -64,8 +86,15 @@ impl Lifecycle {
         todo!()
     }
 
+    /// Closes all of a tenant's sockets at once and removes their names. For a pod that is gone, or a tenant that the
+    /// configuration no longer lists. False if there is no such site.
+    pub async fn remove(&self, tenant: &TenantName) -> bool {
+        let _ = tenant;
+        todo!()
+    }
+
     /// Present state of a tenant's sockets.
-    pub fn snapshot(&self, tenant: &crate::base::TenantName) -> Option<SiteSnapshot> {
+    pub fn snapshot(&self, tenant: &TenantName) -> Option<SiteSnapshot> {
         let _ = tenant;
         todo!()
     }

@@ -306,12 +306,15 @@ pub enum NackCode {
     VersionTooOld,
     /// The request is not allowed at this point, for example DONATE before HELLO.
     OutOfOrder,
+    /// A listener that was acknowledged under this id cannot be accepted from any more (somebody shut it down): the
+    /// gateway has let go of it. Close it, bind anew, donate. Sent when the time for that has come.
+    ListenerDead,
     /// A code of a later version, as it came.
     Other(u16),
 }
 
 /// Each code and its number on the wire.
-const NACK_CODES: [(NackCode, u16); 13] = [
+const NACK_CODES: [(NackCode, u16); 14] = [
     (NackCode::NotAListener, 1),
     (NackCode::NotLoopback, 2),
     (NackCode::PortNotOffered, 3),
@@ -325,6 +328,7 @@ const NACK_CODES: [(NackCode, u16); 13] = [
     (NackCode::FdMissing, 11),
     (NackCode::VersionTooOld, 12),
     (NackCode::OutOfOrder, 13),
+    (NackCode::ListenerDead, 14),
 ];
 
 impl NackCode {
