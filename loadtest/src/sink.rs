@@ -1,0 +1,263 @@
+//! A backend for tests: OTLP/gRPC and OTLP/HTTP protobuf on one port; keeps what it is told to, fails as it is told to.
+//!
+//! Runs on a thread of its own and ends when dropped.
+
+mod serve;
+
+use std::collections::HashMap;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicU64, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use crate::payload;
+
+/// What is kept of a request that was answered with OK.
+#[derive(Debug, Clone)]
+pub enum Keep {
+    /// Only the number of requests and bytes.
+    Nothing,
+    /// The id of each span with the value of this resource attribute.
+    TraceIds(String),
+    /// The whole of it.
+    Payloads,
+}
+
+/// How requests are answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Fault {
+    /// OK.
+    None,
+    /// UNAVAILABLE, or 503.
+    Unavailable,
+    /// UNAUTHENTICATED, or 401.
+    Unauthenticated,
+    /// INVALID_ARGUMENT, or 400.
+    Invalid,
+    /// The connection is closed without an answer.
+    Drop,
+}
+
+impl Fault {
+    const ALL: [Self; 5] = [Self::None, Self::Unavailable, Self::Unauthenticated, Self::Invalid, Self::Drop];
+
+    /// The gRPC status and the HTTP status of the answer.
+    fn statuses(self) -> (u32, u16) {
+        match self {
+            Self::None => (0, 200),
+            Self::Unavailable | Self::Drop => (14, 503),
+            Self::Unauthenticated => (16, 401),
+            Self::Invalid => (3, 400),
+        }
+    }
+}
+
+/// A request that was kept whole.
+#[derive(Debug, Clone)]
+pub struct Received {
+    /// The path it came to, gRPC's or HTTP's.
+    pub path: String,
+    /// Its headers, lowercase names.
+    pub headers: Vec<(String, String)>,
+    /// The serialised `Export*ServiceRequest`.
+    pub payload: Bytes,
+}
+
+/// Ids seen so far, with how often and under which attribute values.
+pub type Ids = HashMap<u64, Seen>;
+
+/// One id.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// How often it arrived.
+    pub times: u32,
+    /// The attribute's value when it first arrived.
+    pub owner: String,
+    /// Whether it arrived under another value as well.
+    pub disputed: bool,
+}
+
+/// A running sink.
+#[derive(Debug)]
+pub struct Sink {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    stop: watch::Sender<bool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    keep: Keep,
+    fault: AtomicU8,
+    requests: AtomicU64,
+    refused: AtomicU64,
+    bytes: AtomicU64,
+    kept: Mutex<Kept>,
+    changed: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    ids: Ids,
+    payloads: Vec<Received>,
+}
+
+impl Sink {
+    /// Serves on `address`; port 0 chooses one.
+    pub fn start(address: SocketAddr, keep: Keep) -> Result<Self> {
+        let listener = TcpListener::bind(address).with_context(|| format!("binding the sink to {address}"))?;
+        Self::on(listener, keep)
+    }
+
+    /// Serves on a listener that exists.
+    pub fn on(listener: TcpListener, keep: Keep) -> Result<Self> {
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let shared = Arc::new(Shared {
+            keep,
+            fault: AtomicU8::new(Fault::None as u8),
+            requests: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            kept: Mutex::default(),
+            changed: watch::Sender::new(0),
+        });
+        let (stop, stopped) = watch::channel(false);
+        let for_thread = shared.clone();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = std::thread::Builder::new()
+            .name("sink".into())
+            .spawn(move || runtime.block_on(serve::accept(listener, for_thread, stopped)))?;
+        Ok(Self { shared, address, stop, thread: Some(thread) })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers from now on like this.
+    pub fn fail_with(&self, fault: Fault) {
+        self.shared.fault.store(fault as u8, Ordering::SeqCst);
+    }
+
+    /// Requests answered with OK.
+    pub fn requests(&self) -> u64 {
+        self.shared.requests.load(Ordering::SeqCst)
+    }
+
+    /// Requests answered with anything else.
+    pub fn refused(&self) -> u64 {
+        self.shared.refused.load(Ordering::SeqCst)
+    }
+
+    /// Payload bytes of the requests answered with OK, before decompression.
+    pub fn bytes(&self) -> u64 {
+        self.shared.bytes.load(Ordering::SeqCst)
+    }
+
+    /// The ids so far.
+    pub fn ids(&self) -> Ids {
+        self.shared.kept().ids.clone()
+    }
+
+    /// The number of different ids so far.
+    pub fn distinct(&self) -> usize {
+        self.shared.kept().ids.len()
+    }
+
+    /// The requests so far.
+    pub fn payloads(&self) -> Vec<Received> {
+        self.shared.kept().payloads.clone()
+    }
+
+    /// A number that changes with every request, to wait on instead of sleeping.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.changed.subscribe()
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        // A receiver that is gone has already stopped.
+        drop(self.stop.send(true));
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
+}
+
+impl Shared {
+    fn fault(&self) -> Fault {
+        let number = self.fault.load(Ordering::SeqCst);
+        Fault::ALL.into_iter().find(|fault| *fault as u8 == number).unwrap_or(Fault::None)
+    }
+
+    /// Answers one request: keeps it and says how.
+    fn take(&self, received: Received) -> Fault {
+        let fault = match self.fault() {
+            Fault::None => self.keep(received).map_or(Fault::Invalid, |()| Fault::None),
+            fault => fault,
+        };
+        let counter = if fault == Fault::None { &self.requests } else { &self.refused };
+        counter.fetch_add(1, Ordering::SeqCst);
+        self.changed.send_modify(|number| *number += 1);
+        fault
+    }
+
+    fn keep(&self, received: Received) -> Result<(), prost::DecodeError> {
+        self.bytes.fetch_add(received.payload.len() as u64, Ordering::SeqCst);
+        match &self.keep {
+            Keep::Nothing => {}
+            Keep::Payloads => self.kept().payloads.push(received),
+            Keep::TraceIds(key) => {
+                let ids = payload::trace_ids(&received.payload, key)?;
+                let mut kept = self.kept();
+                for (id, owner) in ids {
+                    let seen = kept.ids.entry(id).or_insert_with(|| Seen { owner: owner.clone(), ..Seen::default() });
+                    seen.times += 1;
+                    seen.disputed |= seen.owner != owner;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::{self, Connection};
+
+    /// Scenario: good requests, then one while the sink refuses, then a good one again.
+    /// Guarantees: what was answered with OK is kept, once; what was refused is not; faults are told as gRPC statuses.
+    #[tokio::test]
+    async fn it_keeps_what_it_acknowledges_and_nothing_else() {
+        let sink = Sink::start("127.0.0.1:0".parse().unwrap(), Keep::TraceIds("service.name".into())).unwrap();
+        let connection = Connection::open(sink.address()).await.unwrap();
+        let send = async |ids: &[u64]| {
+            let framed = client::frame(&payload::traces("cart", ids));
+            connection.export(client::TRACES, framed).await.unwrap().status
+        };
+
+        assert_eq!(send(&[1, 2]).await, 0);
+        sink.fail_with(Fault::Unavailable);
+        assert_eq!(send(&[3]).await, 14);
+        sink.fail_with(Fault::None);
+        assert_eq!(send(&[2]).await, 0);
+
+        let ids = sink.ids();
+        assert_eq!((ids[&1].times, ids[&2].times, ids.contains_key(&3)), (1, 2, false));
+        assert_eq!((ids[&1].owner.as_str(), sink.requests(), sink.refused()), ("cart", 2, 1));
+    }
+}

@@ -1,0 +1,204 @@
+//! The shape of the code, kept by a test: which module may name which, and how long a file may grow.
+//!
+//! The lists of exceptions may only shrink: an entry that is no longer needed fails as well.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Module of the gateway -> modules that it may name. A new edge is a deliberate line here.
+const EDGES: &[(&str, &[&str])] = &[
+    ("base", &[]),
+    ("sys", &[]),
+    ("wire", &["base"]),
+    ("config", &["base"]),
+    ("telemetry", &["base"]),
+    ("pipeline", &["base", "wire"]),
+    ("queue", &["base", "sys"]),
+    ("sink", &["base", "wire"]),
+    ("tenant", &["base", "config", "pipeline", "queue"]),
+    ("intake", &["base", "config", "pipeline", "tenant"]),
+    ("export", &["base", "config", "queue", "sink", "wire"]),
+    ("lifecycle", &["base", "config", "sys", "tenant"]),
+    ("admin", &["base", "export", "lifecycle", "queue", "sink", "tenant"]),
+    // The composition root: only it names everything.
+    (
+        "app",
+        &[
+            "admin", "base", "config", "export", "intake", "lifecycle", "queue", "sink", "sys", "telemetry", "tenant",
+            "wire",
+        ],
+    ),
+];
+
+/// Code lines of a file: no blank lines, no comments, nothing after `#[cfg(test)]`.
+const CODE_LINES_MAX: usize = 500;
+
+/// Files over the limit, each with its reason.
+const LONG_FILES: &[(&str, &str)] = &[];
+
+/// Files that may contain `unsafe`: one small module a crate.
+const UNSAFE_MODULES: &[&str] = &["gateway/src/sys", "shim/src/sys"];
+
+/// Scenario: somebody imports across a layer.
+/// Guarantees: the data plane never names the control plane, siblings never name each other, leaves name nothing.
+#[test]
+fn modules_name_only_what_they_may() {
+    let mut wrong = Vec::new();
+    let mut used = BTreeSet::new();
+    for file in rust_files("gateway/src") {
+        let Some(from) = module_of(&file) else { continue };
+        let Some((_, allowed)) = EDGES.iter().find(|(module, _)| *module == from) else {
+            wrong.push(format!("{}: module {from} has no row in EDGES", file.display()));
+            continue;
+        };
+        for to in named_modules(&code_of(&file)) {
+            if to == from {
+                continue;
+            }
+            if allowed.contains(&to.as_str()) {
+                used.insert((from.clone(), to));
+            } else {
+                wrong.push(format!("{}: {from} must not name {to}", file.display()));
+            }
+        }
+    }
+    for (from, allowed) in EDGES {
+        for to in *allowed {
+            if !used.contains(&((*from).to_owned(), (*to).to_owned())) {
+                wrong.push(format!("EDGES: nothing in {from} names {to} any more: remove the edge"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Scenario: a file grows line by line.
+/// Guarantees: it is split before it needs scrolling maps; an exception that is no longer one is removed.
+#[test]
+fn files_stay_readable() {
+    let mut wrong = Vec::new();
+    for file in ["gateway/src", "shim/src", "proto/src", "loadtest/src", "tests/src"].into_iter().flat_map(rust_files) {
+        let name = relative(&file);
+        let lines = code_of(&file).lines().count();
+        let excused = LONG_FILES.iter().any(|(long, _)| *long == name);
+        match (lines > CODE_LINES_MAX, excused) {
+            (true, false) => wrong.push(format!("{name}: {lines} code lines, at most {CODE_LINES_MAX}")),
+            (false, true) => wrong.push(format!("{name}: {lines} code lines: remove it from LONG_FILES")),
+            _ => {}
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Scenario: somebody reaches for `unsafe`, or silences a lint without a word.
+/// Guarantees: both stay where a reviewer looks for them.
+#[test]
+fn unsafe_and_silence_stay_in_their_place() {
+    let mut wrong = Vec::new();
+    for file in ["gateway", "shim", "proto", "loadtest", "tests"].into_iter().flat_map(rust_files) {
+        let name = relative(&file);
+        if name == "tests/tests/tidy.rs" {
+            continue;
+        }
+        let text = fs::read_to_string(&file).expect("a listed file can be read");
+        for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//")) {
+            let is_unsafe = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"].iter().any(|word| line.contains(word));
+            if is_unsafe && !UNSAFE_MODULES.iter().any(|module| name.starts_with(module)) {
+                wrong.push(format!("{name}:{}: unsafe outside sys", number + 1));
+            }
+            for word in ["#[allow(", "#![allow(", "#[ignore", "thread::sleep(", "time::sleep(Duration::from"] {
+                if line.contains(word) && !is_excused_sleep(&name, word) {
+                    wrong.push(format!("{name}:{}: {word}…", number + 1));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Waiting for a length of time is the job of a backoff, and of nothing else.
+fn is_excused_sleep(file: &str, word: &str) -> bool {
+    const SLEEPERS: &[&str] = &["gateway/src/app/supervisor.rs"];
+    word.contains("sleep") && SLEEPERS.contains(&file)
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace holds this package").to_owned()
+}
+
+fn relative(file: &Path) -> String {
+    file.strip_prefix(root()).expect("listed below the root").display().to_string()
+}
+
+fn rust_files(folder: &str) -> Vec<PathBuf> {
+    let mut folders = vec![root().join(folder)];
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("a listed folder can be read") {
+            let path = entry.expect("a listed entry").path();
+            if path.is_dir() && path.file_name().is_some_and(|name| name != "target") {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+/// The top-level module of a gateway file; none for lib.rs and main.rs.
+fn module_of(file: &Path) -> Option<String> {
+    let name = relative(file);
+    let first = name.strip_prefix("gateway/src/")?.split('/').next()?.trim_end_matches(".rs").to_owned();
+    (first != "lib" && first != "main").then_some(first)
+}
+
+/// Lines of code: tests (to the end of the file, or files named tests.rs and sim*.rs) and comments left out.
+fn code_of(file: &Path) -> String {
+    let name = relative(file);
+    if name.ends_with("tests.rs") || name.contains("/tests/") {
+        return String::new();
+    }
+    let text = fs::read_to_string(file).expect("a listed file can be read");
+    let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+    let is_code = |line: &&str| !line.trim().is_empty() && !line.trim_start().starts_with("//");
+    code.lines().filter(is_code).map(|line| format!("{line}\n")).collect()
+}
+
+/// Every `x` of `crate::x` and of the first level of `use crate::{x, y::…}`.
+fn named_modules(code: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for (at, _) in code.match_indices("crate::") {
+        let rest = &code[at + "crate::".len()..];
+        match rest.strip_prefix('{') {
+            None => found.extend(identifier(rest)),
+            Some(list) => {
+                let mut depth = 1;
+                let mut start = true;
+                for (offset, character) in list.char_indices() {
+                    match character {
+                        '{' => depth += 1,
+                        '}' => depth -= 1,
+                        ',' if depth == 1 => start = true,
+                        c if start && depth == 1 && c.is_ascii_lowercase() => {
+                            found.extend(identifier(&list[offset..]));
+                            start = false;
+                        }
+                        _ => {}
+                    }
+                    if depth == 0 {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+    found
+}
+
+fn identifier(text: &str) -> Option<String> {
+    let name: String = text.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+    name.starts_with(|c: char| c.is_ascii_lowercase()).then_some(name)
+}
