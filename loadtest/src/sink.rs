@@ -6,7 +6,7 @@ mod serve;
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicU64, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -185,8 +185,7 @@ impl Sink {
 
 impl Drop for Sink {
     fn drop(&mut self) {
-        // A receiver that is gone has already stopped.
-        drop(self.stop.send(true));
+        self.stop.send_replace(true);
         if let Some(thread) = self.thread.take() {
             drop(thread.join());
         }

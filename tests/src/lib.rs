@@ -1,1 +1,9 @@
-//! tests
+//! The harness: real processes, real kernels, real clients.
+//!
+//! - [`gateway`] runs `pillion run`, kills its worker, and reads its pages.
+//! - [`pod`] is the inside of a pod: a network namespace with a shim and clients, driven over its standard streams.
+//! - [`lines`] waits for a line of a process instead of for a length of time.
+
+pub mod gateway;
+pub mod lines;
+pub mod pod;

@@ -25,7 +25,17 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "app",
         &[
-            "admin", "base", "config", "export", "intake", "lifecycle", "queue", "sink", "sys", "telemetry", "tenant",
+            "admin",
+            "base",
+            "config",
+            "export",
+            "intake",
+            "lifecycle",
+            "queue",
+            "sink",
+            "sys",
+            "telemetry",
+            "tenant",
             "wire",
         ],
     ),
@@ -103,7 +113,8 @@ fn unsafe_and_silence_stay_in_their_place() {
         }
         let text = fs::read_to_string(&file).expect("a listed file can be read");
         for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//")) {
-            let is_unsafe = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"].iter().any(|word| line.contains(word));
+            let is_unsafe =
+                ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"].iter().any(|word| line.contains(word));
             if is_unsafe && !UNSAFE_MODULES.iter().any(|module| name.starts_with(module)) {
                 wrong.push(format!("{name}:{}: unsafe outside sys", number + 1));
             }
