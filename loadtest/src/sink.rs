@@ -7,8 +7,9 @@ mod serve;
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
@@ -99,7 +100,7 @@ struct Shared {
     refused: AtomicU64,
     bytes: AtomicU64,
     kept: Mutex<Kept>,
-    changed: watch::Sender<u64>,
+    changed: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -126,7 +127,7 @@ impl Sink {
             refused: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             kept: Mutex::default(),
-            changed: watch::Sender::new(0),
+            changed: Condvar::new(),
         });
         let (stop, stopped) = watch::channel(false);
         let for_thread = shared.clone();
@@ -177,9 +178,26 @@ impl Sink {
         self.shared.kept().payloads.clone()
     }
 
-    /// A number that changes with every request, to wait on instead of sleeping.
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.shared.changed.subscribe()
+    /// Waits until `done` says so of what was kept; looks again after each request. False when that takes longer than
+    /// `patience`, which is meant for a test that has failed.
+    pub fn wait_until(&self, patience: Duration, mut done: impl FnMut(&Ids, &[Received]) -> bool) -> bool {
+        let deadline = Instant::now() + patience;
+        let mut kept = self.shared.kept();
+        loop {
+            if done(&kept.ids, &kept.payloads) {
+                return true;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            kept = self.shared.changed.wait_timeout(kept, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Waits until so many requests were refused.
+    pub fn wait_until_refused(&self, patience: Duration, requests: u64) -> bool {
+        self.wait_until(patience, |_, _| self.refused() >= requests)
     }
 }
 
@@ -206,7 +224,9 @@ impl Shared {
         };
         let counter = if fault == Fault::None { &self.requests } else { &self.refused };
         counter.fetch_add(1, Ordering::SeqCst);
-        self.changed.send_modify(|number| *number += 1);
+        // Under the lock, or a waiter that has just looked would miss it.
+        drop(self.kept());
+        self.changed.notify_all();
         fault
     }
 

@@ -129,7 +129,7 @@ fn get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
 /// Sends a signal; a process that is gone is no error.
 pub fn kill(pid: u32, signal: Signal) {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a pid");
-    drop(kill_process(pid, signal));
+    let _gone_is_fine = kill_process(pid, signal);
 }
 
 /// A loopback address that nobody holds. Held by nobody afterwards either: a test that loses the race says so.
