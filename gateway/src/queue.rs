@@ -130,6 +130,12 @@ pub enum AppendError {
     /// A write or an fsync failed; the process will end and recover.
     #[error("the queue's log is poisoned by a failed write or fsync")]
     Poisoned,
+    /// A part is larger than a record may be. Not retryable.
+    #[error("larger than a record of the queue may be")]
+    TooLarge,
+    /// The tenant was not registered: a fault of the caller.
+    #[error("the tenant is not registered with the queue")]
+    UnknownTenant,
     /// The queue is closed.
     #[error("the queue is closed")]
     Closed,
@@ -272,6 +278,12 @@ impl Queue {
     /// Keeps what a destination refused for good. Durable before the completion is posted; only then may the cursor pass.
     pub fn dead_letter(&self, letter: DeadLetter, reply: Reply) -> Result<(), AppendError> {
         let _ = (letter, reply);
+        todo!()
+    }
+
+    /// Resolves when a write or an fsync has failed: nothing can be promised any more, and the process must end with a
+    /// status that is not zero; its next start recovers what is there. Cancel safe.
+    pub async fn poisoned(&self) {
         todo!()
     }
 
