@@ -2,6 +2,14 @@
 //!
 //! Never sees a batch before its commit; never moves a cursor but on success, or on a dead letter that is durable.
 
+mod breaker;
+mod classify;
+mod cursor;
+mod drr;
+mod merge;
+mod retry;
+mod status;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
