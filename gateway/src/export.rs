@@ -4,11 +4,18 @@
 
 mod breaker;
 mod classify;
+mod client;
+mod connector;
 mod cursor;
 mod drr;
+mod headers;
+mod link;
 mod merge;
+mod pool;
 mod retry;
+mod stamp;
 mod status;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
