@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::base::Signal;
 use crate::base::stats::Refusal;
+use crate::base::{Batch, Signal};
 use crate::pipeline::Invalid;
 use crate::queue::AppendError;
 
@@ -53,7 +53,9 @@ impl Refused {
             // Until something was delivered and its segments are freed.
             AppendError::Full => Duration::from_secs(10),
             // The process ends, and is there again within a second or two.
-            AppendError::Poisoned | AppendError::Closed => Duration::from_secs(2),
+            AppendError::Poisoned | AppendError::Closed | AppendError::UnknownTenant => Duration::from_secs(2),
+            // One item that cannot be split any further.
+            AppendError::TooLarge => return Self::TooLarge { limit: Batch::PAYLOAD_BYTES_MAX as u64 },
         };
         Self::Queue { error, delay }
     }
