@@ -1,19 +1,87 @@
 //! Control sockets, sessions with shims, custody of donated listeners, and the threads that accept.
 //!
-//! It hands accepted connections to [`crate::tenant::Handle::offer`] and knows nothing of OTLP.
+//! It hands accepted connections to [`crate::tenant::Handle::offer`] and knows nothing of OTLP. Everything that comes over a
+//! control socket, and every descriptor, is hostile input (the threat model's rows 1 to 14 are answered here). It ends in
+//! two steps: [`Lifecycle::hand_off`] lets go of everything in good order, and dropping it ends its threads.
+//!
+//! ```text
+//! site       one task a tenant on the control runtime: ctl, the session, what custody decides
+//! custody    who holds which listener: pure
+//! donation   whether a descriptor is what it may be
+//! acceptor   two threads: epoll, accept, hand over          watchdog   one thread: frees acceptors that hang
+//! reaper     closes what pods have chosen, on threads of its own
+//! ```
 
+use std::collections::HashMap;
+use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 
 use crate::base::TenantName;
 use crate::config::Ports;
-use crate::tenant;
+use crate::{sys, tenant};
 
-/// The control plane's part that talks to shims. Runs on the control runtime and on the acceptor threads.
+mod acceptor;
+mod claims;
+mod counters;
+mod custody;
+mod donation;
+mod door;
+mod pace;
+mod reaper;
+mod reserve;
+mod session;
+mod site;
+mod socket_options;
+mod sockets;
+mod watchdog;
+
+pub use counters::Counters;
+pub use reserve::raise_descriptor_limit;
+
+use acceptor::{Acceptor, Doorway};
+use claims::Claims;
+use door::Door;
+use reaper::Reaper;
+use reserve::Reserve;
+use session::{Disposal, Watched};
+use site::{Command, Parts, Rules, Surroundings};
+use sockets::Sockets;
+use watchdog::Watchdog;
+
+/// One thread keeps up with any node; the second keeps half of the tenants going while a pod hangs the first.
+const ACCEPTORS: usize = 2;
+
+/// The control plane's part that talks to shims. Runs on the control runtime and on threads of its own.
 #[derive(Debug)]
 pub struct Lifecycle {
-    _todo: (),
+    acceptors: Vec<Arc<Acceptor>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    watchdog: Mutex<Watchdog>,
+    reaper: Arc<Reaper>,
+    claims: Arc<Claims>,
+    counters: Arc<Counters>,
+    sites: Mutex<Sites>,
+}
+
+#[derive(Debug, Default)]
+struct Sites {
+    by_name: HashMap<TenantName, SiteHandle>,
+    tasks: JoinSet<()>,
+    /// How many there ever were: spreads them over the acceptors.
+    added: usize,
+}
+
+#[derive(Debug, Clone)]
+struct SiteHandle {
+    commands: mpsc::Sender<Command>,
+    status: watch::Receiver<SiteSnapshot>,
 }
 
 /// A tenant to serve.
@@ -75,32 +143,139 @@ pub struct LifecycleError {
 }
 
 impl Lifecycle {
-    /// Starts the acceptor threads. Must be called on the control runtime.
+    /// Starts the threads. Must be called on the control runtime.
     pub fn start() -> Result<Arc<Self>, LifecycleError> {
-        todo!()
+        let failed =
+            |action| move |source: io::Error| LifecycleError { action, path: PathBuf::from("of this process"), source };
+        let own = own_namespace().map_err(failed("reading (Linux 5.14 or later is needed) the network namespace"))?;
+        let counters = Arc::<Counters>::default();
+        let reaper = Reaper::start().map_err(failed("starting the reaper thread"))?;
+        let reserve = Arc::new(Reserve::new());
+        let started = (0..ACCEPTORS).map(|number| Acceptor::start(number, &reserve, &counters));
+        let started: io::Result<Vec<_>> = started.collect();
+        let (acceptors, threads): (Vec<_>, Vec<_>) =
+            started.map_err(failed("starting the acceptor threads"))?.into_iter().unzip();
+        let watchdog = Watchdog::start(acceptors.clone(), Arc::clone(&reaper), Arc::clone(&counters))
+            .map_err(failed("starting the watchdog thread"))?;
+        Ok(Arc::new(Self {
+            acceptors,
+            threads: Mutex::new(threads),
+            watchdog: Mutex::new(watchdog),
+            reaper,
+            claims: Claims::new(own),
+            counters,
+            sites: Mutex::default(),
+        }))
     }
 
-    /// Makes the sockets of a tenant and serves them.
-    pub fn add(self: &Arc<Self>, site: Site) -> Result<(), LifecycleError> {
-        let _ = site;
-        todo!()
+    /// Makes the sockets of a tenant and serves them. Must be called on the control runtime. An error if the tenant has a
+    /// site already, or its sockets cannot be made.
+    pub fn add(&self, site: Site) -> Result<(), LifecycleError> {
+        self.admit(Door::Tenant(site.tenant), site.socket_dir, site.ports, site.namespace, site.orphan_grace)
+    }
+
+    fn admit(
+        &self,
+        door: Door,
+        socket_dir: PathBuf,
+        ports: Ports,
+        namespace: NamespaceRule,
+        orphan_grace: Option<Duration>,
+    ) -> Result<(), LifecycleError> {
+        let tenant = door.name();
+        let mut sites = self.sites();
+        while sites.tasks.try_join_next().is_some() {}
+        if sites.by_name.contains_key(&tenant) {
+            let source =
+                io::Error::new(io::ErrorKind::AlreadyExists, format!("tenant {tenant} has its sockets already"));
+            return Err(LifecycleError { action: "serving", path: socket_dir, source });
+        }
+        let disposal = Disposal::of(&self.reaper);
+        let Sockets { ctl, otlp, names } = Sockets::bind(&socket_dir)?;
+        let ctl = Watched::new(ctl, &disposal).map_err(|source| LifecycleError {
+            action: "waiting on",
+            path: socket_dir.join("ctl"),
+            source,
+        })?;
+        let (commands, inbox) = mpsc::channel(2);
+        let (status, snapshot) = watch::channel(SiteSnapshot::default());
+        let acceptor = Arc::clone(&self.acceptors[sites.added % self.acceptors.len()]);
+        let site = site::Site::new(Parts {
+            rules: Rules { tenant: tenant.clone(), ports, namespace, orphan_grace },
+            around: Surroundings { acceptor, claims: Arc::clone(&self.claims), counters: Arc::clone(&self.counters) },
+            otlp: disposal.foreign(otlp),
+            disposal,
+            ctl,
+            names,
+            doorway: Doorway::new(door),
+            commands: inbox,
+            status,
+        });
+        sites.added += 1;
+        sites.tasks.spawn(site.run());
+        sites.by_name.insert(tenant, SiteHandle { commands, status: snapshot });
+        Ok(())
     }
 
     /// Closes all of a tenant's sockets at once and removes their names. For a pod that is gone, or a tenant that the
     /// configuration no longer lists. False if there is no such site.
     pub async fn remove(&self, tenant: &TenantName) -> bool {
-        let _ = tenant;
-        todo!()
+        let Some(site) = self.sites().by_name.remove(tenant) else { return false };
+        site.tell(Command::Remove).await;
+        true
     }
 
     /// Present state of a tenant's sockets.
     pub fn snapshot(&self, tenant: &TenantName) -> Option<SiteSnapshot> {
-        let _ = tenant;
-        todo!()
+        self.sites().by_name.get(tenant).map(|site| site.status.borrow().clone())
     }
 
-    /// Stage one of shutdown: deregister every listener, close the copies (the shims hold them), say HANDOFF.
+    /// What happened since the start.
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// Stage one of shutdown: deregister every listener, close the copies (the shims hold them), say HANDOFF, close the
+    /// sessions. The names stay for the successor. Returns when nothing is accepted any more.
     pub async fn hand_off(&self) {
-        todo!()
+        let sites: Vec<_> = self.sites().by_name.drain().map(|(_, site)| site).collect();
+        futures_util::future::join_all(sites.iter().map(|site| site.tell(Command::HandOff))).await;
+    }
+
+    fn sites(&self) -> MutexGuard<'_, Sites> {
+        // A panic while the lock is held leaves at worst a site without a task, which is not served.
+        self.sites.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+impl Drop for Lifecycle {
+    fn drop(&mut self) {
+        for acceptor in &self.acceptors {
+            acceptor.stop();
+        }
+        // The watchdog is still there: an acceptor that a pod holds up comes back within half a second.
+        for thread in self.threads.get_mut().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            let _ = thread.join();
+        }
+        self.watchdog.get_mut().unwrap_or_else(PoisonError::into_inner).stop();
+        self.reaper.stop();
+    }
+}
+
+impl SiteHandle {
+    /// Returns when it is done, or the site has ended before.
+    async fn tell(&self, command: impl FnOnce(oneshot::Sender<()>) -> Command) {
+        let (done, answer) = oneshot::channel();
+        if self.commands.send(command(done)).await.is_ok() {
+            let _ = answer.await;
+        }
+    }
+}
+
+fn own_namespace() -> io::Result<u64> {
+    let flags = SocketFlags::CLOEXEC;
+    sys::netns_cookie(rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,458 @@
+//! One tenant's sockets: the task that serves its `ctl` and does what [`Custody`] decides.
+//!
+//! Owns the session with the shim and the slots of the tenant's listeners. It is one loop over one closed set of inputs,
+//! and never waits for the pod: sends do not block, closes are the reaper's, accepts the acceptors'. What a pod sends too
+//! fast stays unread in the pod's own kernel. It ends on hand-off and on removal.
+
+use std::collections::HashMap;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use futures_util::future::BoxFuture;
+use pillion_proto::control::{Hello, Mode, Nack, NackCode, ToGateway, ToShim, Welcome, negotiate};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::acceptor::{Acceptor, Doorway, Fate, Slot};
+use super::claims::Claims;
+use super::counters::Counters;
+use super::custody::{Custody, Effect, Event, Phase};
+use super::donation::{self, Refusal};
+use super::pace::{Pace, Rule};
+use super::reaper::Foreign;
+use super::session::{self, Arrivals, Disposal, Packet, Session, Watched};
+use super::sockets::Names;
+use super::{NamespaceRule, SiteSnapshot};
+use crate::base::TenantName;
+use crate::config::Ports;
+
+/// Rounds of taking connections from `ctl`.
+const HELLO_PACE: Rule = Rule { burst: 10, interval: Duration::from_millis(250) };
+
+/// Messages: a restart tells about a dozen.
+const MESSAGE_PACE: Rule = Rule { burst: 256, interval: Duration::from_millis(2) };
+
+/// After an accept on `ctl` has failed for want of descriptors or memory.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+/// What is fixed for a site.
+#[derive(Debug)]
+pub(super) struct Rules {
+    pub(super) tenant: TenantName,
+    pub(super) ports: Ports,
+    pub(super) namespace: NamespaceRule,
+    pub(super) orphan_grace: Option<Duration>,
+}
+
+/// What a site shares with the others.
+#[derive(Debug)]
+pub(super) struct Surroundings {
+    pub(super) acceptor: Arc<Acceptor>,
+    pub(super) claims: Arc<Claims>,
+    pub(super) counters: Arc<Counters>,
+}
+
+/// What the lifecycle tells a site. Answered when it is done.
+#[derive(Debug)]
+pub(super) enum Command {
+    HandOff(oneshot::Sender<()>),
+    Remove(oneshot::Sender<()>),
+}
+
+/// The task.
+pub(super) struct Site {
+    rules: Rules,
+    around: Surroundings,
+    disposal: Disposal,
+    ctl: Watched,
+    otlp: Arc<Slot>,
+    names: Names,
+    doorway: Arc<Doorway>,
+    commands: mpsc::Receiver<Command>,
+    status: watch::Sender<SiteSnapshot>,
+    session: Option<Session>,
+    /// The session has ended, and custody does not know it yet.
+    session_ended: bool,
+    custody: Custody,
+    slots: HashMap<u64, Arc<Slot>>,
+    /// A donated descriptor between its check and custody's word.
+    donated: Option<Foreign>,
+    finishing: Option<BoxFuture<'static, ()>>,
+    hellos: Pace,
+    messages: Pace,
+    accept_after: Option<Instant>,
+}
+
+/// Everything that can happen to a site.
+enum Input {
+    Command(Command),
+    /// A slot's fate, or a backlog found empty.
+    Changed,
+    /// A deadline, or nothing but a reason to look again.
+    Tick,
+    Finished,
+    Arrived(std::io::Result<Arrivals>),
+    Packet(Box<Packet>),
+    SessionEnded,
+}
+
+/// What a site is made of, once its sockets are bound.
+pub(super) struct Parts {
+    pub(super) rules: Rules,
+    pub(super) around: Surroundings,
+    pub(super) disposal: Disposal,
+    pub(super) ctl: Watched,
+    pub(super) otlp: Foreign,
+    pub(super) names: Names,
+    pub(super) doorway: Arc<Doorway>,
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) status: watch::Sender<SiteSnapshot>,
+}
+
+impl Site {
+    /// Accepts on `otlp` at once; on donated listeners when there are some.
+    pub(super) fn new(parts: Parts) -> Self {
+        let Parts { rules, around, disposal, ctl, otlp, names, doorway, commands, status } = parts;
+        let otlp = Slot::park(&around.acceptor, &doorway, otlp, None);
+        otlp.poll();
+        let now = Instant::now();
+        Self {
+            custody: Custody::new(rules.orphan_grace),
+            rules,
+            around,
+            disposal,
+            ctl,
+            otlp,
+            names,
+            doorway,
+            commands,
+            status,
+            session: None,
+            session_ended: false,
+            slots: HashMap::new(),
+            donated: None,
+            finishing: None,
+            hellos: Pace::new(HELLO_PACE, now),
+            messages: Pace::new(MESSAGE_PACE, now),
+            accept_after: None,
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        let mut reply = None;
+        while self.custody.phase() != Phase::Gone {
+            match self.next().await {
+                Input::Command(Command::HandOff(done)) => {
+                    self.step(Event::HandOff);
+                    reply = Some(done);
+                }
+                Input::Command(Command::Remove(done)) => {
+                    self.step(Event::Remove);
+                    self.names.remove();
+                    reply = Some(done);
+                }
+                Input::Changed => self.look_at_slots(),
+                Input::Tick => self.step(Event::Tick),
+                Input::Finished => {
+                    self.finishing = None;
+                    self.step(Event::Finished);
+                }
+                Input::Arrived(arrivals) => self.arrived(arrivals),
+                Input::Packet(packet) => self.handle(*packet),
+                Input::SessionEnded => self.end_session(),
+            }
+            if std::mem::take(&mut self.session_ended) {
+                self.step(Event::Ended);
+            }
+            self.look_at_backlog();
+            self.publish();
+        }
+        // Everything is let go before the answer: whoever asked may bind the names again.
+        drop(self);
+        if let Some(reply) = reply {
+            let _ = reply.send(());
+        }
+    }
+
+    async fn next(&mut self) -> Input {
+        let now = Instant::now();
+        // A pod whose descriptors are still being closed is not listened to.
+        let owes = self.disposal.debt.is_owed();
+        let hello_at = self.hellos.next_at(now).max(self.accept_after.unwrap_or(now));
+        let message_at = self.messages.next_at(now);
+        let may_accept = !owes && hello_at <= now;
+        let may_read = !owes && message_at <= now && self.session.is_some();
+        let wake = [Some(hello_at), self.session.as_ref().map(|_| message_at)];
+        let wake = wake.into_iter().flatten().filter(|at| *at > now).chain(self.custody.deadline()).min();
+        tokio::select! {
+            biased;
+            Some(command) = self.commands.recv() => Input::Command(command),
+            () = self.doorway.changed.notified() => Input::Changed,
+            () = sleep_until(wake), if wake.is_some() => Input::Tick,
+            () = finished(&mut self.finishing), if self.finishing.is_some() => Input::Finished,
+            () = self.disposal.debt.settled(), if owes => Input::Tick,
+            arrivals = session::newest_arrival(&self.ctl, &self.disposal), if may_accept => Input::Arrived(arrivals),
+            packet = receive(self.session.as_ref(), &self.disposal), if may_read => {
+                packet.map_or(Input::SessionEnded, Input::Packet)
+            }
+        }
+    }
+
+    fn arrived(&mut self, arrivals: std::io::Result<Arrivals>) {
+        let now = Instant::now();
+        self.hellos.take(now);
+        self.accept_after = None;
+        let opened = arrivals.and_then(|Arrivals { newest, superseded }| {
+            self.around.counters.sessions.add(superseded + 1);
+            self.around.counters.sessions_superseded.add(superseded);
+            Session::new(newest, &self.disposal)
+        });
+        match opened {
+            // The one before it is closed, and custody is not told: whatever was held stays held until HELLO says more.
+            Ok(session) => self.session = Some(session),
+            Err(error) => {
+                tracing::warn!(tenant = %self.rules.tenant, %error, "cannot take a connection from ctl");
+                self.accept_after = Some(now + ACCEPT_AGAIN);
+            }
+        }
+    }
+
+    fn end_session(&mut self) {
+        self.session = None;
+        self.session_ended = true;
+    }
+
+    fn handle(&mut self, packet: Packet) {
+        self.messages.take(Instant::now());
+        let decoded = ToGateway::decode(packet.bytes());
+        let fds_cut = packet.fds_cut;
+        let mut fds = packet.fds;
+        let message = match decoded {
+            Ok(Some(message)) if fds.len() <= 1 => message,
+            Ok(None) => return self.around.counters.messages_unknown.add(1),
+            malformed => {
+                let reason = malformed.err().map_or("more than one descriptor".to_owned(), |error| error.to_string());
+                tracing::warn!(tenant = %self.rules.tenant, reason, "closing a control session");
+                self.around.counters.messages_malformed.add(1);
+                return self.end_session();
+            }
+        };
+        let fd = fds.pop().filter(|_| message.carries_fd());
+        let greeted = self.session.as_ref().is_some_and(|session| session.capabilities.is_some());
+        match message {
+            ToGateway::Hello(hello) if !greeted => self.greet(&hello),
+            ToGateway::Hello(_) => self
+                .refuse(0, &out_of_order("HELLO is the first message of a connection, and the only one of its kind")),
+            ToGateway::Donate { id, .. } if greeted => self.donate(id, fd, fds_cut),
+            ToGateway::Bye { id } if greeted => self.step(Event::Bye { id }),
+            ToGateway::Ready if greeted => self.step(Event::Ready),
+            ToGateway::Conn { id, .. } if greeted => {
+                self.refuse(id, &Refusal::new(NackCode::Unsupported, reason(NackCode::Unsupported)))
+            }
+            ToGateway::Donate { id, .. } | ToGateway::Conn { id, .. } | ToGateway::Bye { id } => {
+                self.refuse(id, &out_of_order("HELLO comes first"));
+            }
+            ToGateway::Ready | ToGateway::Dialed { .. } | ToGateway::Pong => {}
+        }
+    }
+
+    fn greet(&mut self, hello: &Hello) {
+        let Some(session) = &mut self.session else { return };
+        let namespace = session.namespace;
+        let refusal = match negotiate(hello.version) {
+            Ok(_) => self.around.claims.claim(namespace, &self.rules.tenant, self.rules.namespace).err(),
+            Err(too_old) => Some(Refusal::new(NackCode::VersionTooOld, too_old.to_string())),
+        };
+        if let Some(refusal) = refusal {
+            self.refuse(0, &refusal);
+            return self.end_session();
+        }
+        session.capabilities = Some(hello.capabilities);
+        tracing::info!(tenant = %self.rules.tenant, shim = hello.shim_version, instance = hello.instance, "a shim connected");
+        self.step(Event::Greeted { namespace });
+    }
+
+    fn donate(&mut self, id: u32, fd: Option<Foreign>, fds_cut: bool) {
+        let Some(session) = &self.session else { return };
+        let Some(fd) = fd.filter(|_| !fds_cut) else {
+            return self.refuse(id, &Refusal::new(NackCode::FdMissing, reason(NackCode::FdMissing)));
+        };
+        match donation::vet(&fd, self.rules.ports, session.namespace) {
+            Ok(listener) => {
+                self.donated = Some(fd);
+                self.step(Event::Donated { id, listener });
+            }
+            Err(refusal) => self.refuse(id, &refusal),
+        }
+    }
+
+    fn look_at_slots(&mut self) {
+        let fates: Vec<_> = self.slots.iter().map(|(cookie, slot)| (*cookie, slot.fate())).collect();
+        for (cookie, fate) in fates {
+            match fate {
+                Fate::Alive => {}
+                Fate::Dead => {
+                    self.around.counters.listeners_dead.add(1);
+                    self.step(Event::Died { cookie });
+                }
+                Fate::Hung => {
+                    tracing::warn!(tenant = %self.rules.tenant, "an accept on a donated listener hung: this tenant relays from now on");
+                    self.step(Event::Hung { cookie });
+                }
+            }
+        }
+    }
+
+    fn look_at_backlog(&mut self) {
+        let draining = matches!(self.custody.phase(), Phase::Draining { .. });
+        // Said before looking: what an acceptor finds empty from here on, it tells.
+        self.doorway.draining.store(draining, Ordering::Release);
+        if draining && self.slots.values().all(|slot| slot.is_backlog_empty()) {
+            self.step(Event::BacklogEmpty);
+            self.doorway.draining.store(false, Ordering::Release);
+        }
+    }
+
+    fn step(&mut self, event: Event) {
+        for effect in self.custody.step(event, Instant::now()) {
+            self.perform(effect);
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Welcome(mode) => self.welcome(mode),
+            Effect::Return(listener) => {
+                let slot = self.slots.get(&listener.cookie).map(Arc::clone);
+                self.send(&ToShim::Return { address: listener.address }, slot.as_deref());
+            }
+            Effect::Returned => self.send(&ToShim::Returned, None),
+            Effect::Keep { cookie } => self.keep(cookie),
+            Effect::CloseCopy { .. } => self.donated = None,
+            Effect::Poll { cookie } => {
+                if let Some(slot) = self.slots.get(&cookie) {
+                    slot.poll();
+                }
+            }
+            Effect::Release { cookie } => {
+                if let Some(slot) = self.slots.remove(&cookie) {
+                    slot.retire();
+                }
+            }
+            Effect::Ack(id) => self.send(&ToShim::Ack { id }, None),
+            Effect::Nack(id, code) => self.refuse(id, &Refusal::new(code, reason(code))),
+            Effect::SetMode(mode) => {
+                if self.session.as_ref().and_then(|session| session.capabilities).is_some_and(|all| all.allows(mode)) {
+                    self.send(&ToShim::Mode { mode }, None);
+                }
+            }
+            Effect::HandOff => self.send(&ToShim::Handoff, None),
+            Effect::Finish { until } => self.finishing = Some(self.doorway.door.drain(until.into())),
+            Effect::HangUp => self.session = None,
+        }
+    }
+
+    fn welcome(&mut self, mode: Mode) {
+        let can_donate =
+            self.session.as_ref().and_then(|session| session.capabilities).is_some_and(|all| all.allows(Mode::Donate));
+        let mode = if can_donate { mode } else { Mode::Relay };
+        let Ports { grpc, http } = self.rules.ports;
+        let version = pillion_proto::control::VERSION;
+        self.send(&ToShim::Welcome(Welcome { version, ports: vec![grpc, http], mode }), None);
+    }
+
+    fn keep(&mut self, cookie: u64) {
+        let Some(fd) = self.donated.take() else { return };
+        let Some(listener) = self.custody.listeners().find(|listener| listener.cookie == cookie) else { return };
+        self.around.counters.donations_accepted.add(1);
+        let slot = Slot::park(&self.around.acceptor, &self.doorway, fd, Some(listener));
+        self.slots.insert(cookie, slot);
+    }
+
+    fn refuse(&mut self, id: u32, refusal: &Refusal) {
+        let Refusal { code, reason } = refusal;
+        self.around.counters.refuse(*code);
+        tracing::info!(tenant = %self.rules.tenant, id, ?code, reason, "refused a request of a shim");
+        self.status.send_modify(|status| {
+            status.refused_donations += 1;
+            status.last_refusal = Some(reason.clone());
+        });
+        self.send(&ToShim::Nack(Nack { id, code: *code, reason: reason.clone() }), None);
+    }
+
+    /// Without a session there is nobody to tell; whoever comes next is told everything.
+    fn send(&mut self, message: &ToShim, slot: Option<&Slot>) {
+        let Some(session) = &self.session else { return };
+        if let Err(error) = session.send(message, slot.map(AsFd::as_fd)) {
+            if error == rustix::io::Errno::AGAIN {
+                self.around.counters.sessions_unread.add(1);
+            }
+            tracing::info!(tenant = %self.rules.tenant, %error, "closing a control session that cannot be sent to");
+            self.end_session();
+        }
+    }
+
+    fn publish(&self) {
+        let capabilities = self.session.as_ref().and_then(|session| session.capabilities);
+        let listeners: Vec<_> = self.custody.listeners().map(|listener| listener.address.to_string()).collect();
+        let relays = self.custody.mode() == Mode::Relay || capabilities.is_some_and(|all| !all.allows(Mode::Donate));
+        self.status.send_if_modified(|status| {
+            let before = status.clone();
+            status.shim_connected = capabilities.is_some();
+            status.listeners = listeners;
+            if capabilities.is_some() {
+                status.mode = if relays { Mode::Relay } else { Mode::Donate }.as_str().to_owned();
+            }
+            *status != before
+        });
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        for slot in self.slots.values() {
+            slot.retire();
+        }
+        self.otlp.retire();
+        self.around.claims.release(&self.rules.tenant);
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn finished(finishing: &mut Option<BoxFuture<'static, ()>>) {
+    match finishing {
+        Some(finishing) => finishing.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn receive(session: Option<&Session>, disposal: &Disposal) -> Option<Box<Packet>> {
+    match session {
+        Some(session) => session.receive(disposal).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn out_of_order(reason: &str) -> Refusal {
+    Refusal::new(NackCode::OutOfOrder, reason)
+}
+
+/// For the refusals that custody decides, which knows no more than the code.
+fn reason(code: NackCode) -> &'static str {
+    match code {
+        NackCode::TooMany => "the tenant has as many listeners as it may have; close some",
+        NackCode::Unsupported => "this gateway takes no listeners or connections from this pod now; relay to otlp",
+        NackCode::Draining => "the pod has said BYE, and is being drained",
+        NackCode::FdMissing => "no descriptor arrived: the kernel or a security module left it out; relay to otlp",
+        NackCode::OutOfOrder => "not at this point of the conversation",
+        NackCode::ListenerDead => "the listener was shut down and is let go; close it, bind anew, donate again",
+        _ => "refused",
+    }
+}
