@@ -106,6 +106,16 @@ impl Job {
         }
     }
 
+    /// Bytes of output that it holds so far. Enrichment may multiply a request of many empty resources: the caller
+    /// reserves what is above the message's own size, after each step, and drops the job when the ledger refuses.
+    pub fn held(&self) -> usize {
+        match &self.stage {
+            Stage::Validate { .. } | Stage::Finished => 0,
+            Stage::Enrich { out, .. } => out.capacity(),
+            Stage::Split { splitter, .. } => splitter.held(),
+        }
+    }
+
     fn validate(&mut self, plan: &Plan, budget: usize) -> Result<(Option<Output>, usize), Invalid> {
         let Stage::Validate { validator, enrichment } = &mut self.stage else { return Ok((None, 0)) };
         let length = self.payload.len();

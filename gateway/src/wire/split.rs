@@ -121,6 +121,12 @@ impl Splitter {
         Ok(false)
     }
 
+    /// Bytes of the parts so far.
+    pub(crate) fn held(&self) -> usize {
+        let complete: usize = self.parts.iter().map(|(part, _)| part.len()).sum();
+        complete + self.writing.as_ref().map_or(0, Vec::capacity)
+    }
+
     /// The parts, each with its items.
     pub(crate) fn into_parts(self) -> Vec<(Bytes, u32)> {
         self.parts
