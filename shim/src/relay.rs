@@ -122,12 +122,14 @@ impl Relay {
     /// Moves what can be moved, and tries again what had to wait.
     pub(crate) fn turn(&mut self, now: Instant) {
         for index in std::mem::take(&mut self.unfinished) {
-            self.pump(index);
+            self.pump(index, false);
         }
         let mut edges = Vec::with_capacity(32);
         if epoll::wait(&self.events, spare_capacity(&mut edges), Some(&Timespec::default())).is_ok() {
             for edge in edges {
-                self.pump(usize::try_from(edge.data.u64()).unwrap_or(usize::MAX));
+                let (token, flags) = (usize::try_from(edge.data.u64()).unwrap_or(usize::MAX), edge.flags);
+                // Both ends of `otlp` are shut: without this a client that says nothing more would keep its place for ever.
+                self.pump(token / 2, token % 2 == OTLP && flags.contains(EventFlags::HUP));
             }
         }
         if self.resume_at.is_some_and(|at| at <= now) {
@@ -190,21 +192,24 @@ impl Relay {
     fn dial(&self, index: usize, tcp: &OwnedFd) -> Result<OwnedFd, Errno> {
         let otlp = ctl::connect(&ctl::open_dir(&self.dir)?, "otlp", SocketType::STREAM)?;
         let edges = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-        let data = EventData::new_u64(u64::try_from(index).unwrap_or(u64::MAX));
-        epoll::add(&self.events, &otlp, data, edges)?;
+        let token = |side: usize| EventData::new_u64(u64::try_from(2 * index + side).unwrap_or(u64::MAX));
+        epoll::add(&self.events, &otlp, token(OTLP), edges)?;
         // What splice() brings is sent at once: waiting for more would delay every answer by the peer's delayed ACK.
         let _ = sockopt::set_tcp_nodelay(tcp, true);
-        epoll::add(&self.events, tcp, data, edges)?;
+        epoll::add(&self.events, tcp, token(TCP), edges)?;
         Ok(otlp)
     }
 
     /// Gives one connection its turn, and ends it when both directions are done.
-    fn pump(&mut self, index: usize) {
+    fn pump(&mut self, index: usize, nobody_reads: bool) {
         let Some(entry) = self.connections.get_mut(index) else { return };
         let Some(connection) = entry else { return };
         let Connection { tcp, otlp, up, down } = connection;
         let up_has_more = up.pump(tcp, otlp, &mut self.spare);
         let down_has_more = down.pump(otlp, tcp, &mut self.spare);
+        if nobody_reads {
+            up.done = true;
+        }
         if up.done && down.done {
             *entry = None;
             self.live -= 1;
@@ -267,6 +272,10 @@ impl Flow {
         }
     }
 }
+
+/// Which socket of a connection an edge is of.
+const TCP: usize = 0;
+const OTLP: usize = 1;
 
 /// What no splice() returns.
 const END_OF_FILE: Errno = Errno::NODATA;
