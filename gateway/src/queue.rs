@@ -1,10 +1,40 @@
 //! The durable hand-over of bytes. Knows nothing of OTLP.
 //!
 //! A log shared by all tenants of the node holds everything that must not be lost; sled holds what is looked up and
-//! changed, and can always be rebuilt from the log.
+//! changed, and can always be rebuilt from the log. Ends with [`Queue::close`]: what waits is committed, the open segment
+//! sealed, the lock released.
+//!
+//! - `format`, `record`, `footer`: the bytes on disk, with their pseudo-structs.
+//! - `log`: the writer's core, step by step; `appender` and `space` put records and files where they belong.
+//! - `tenants`: who is known, how far each cursor is, and what that makes done.
+//! - `index`, `reader`, `scan`: finding records again, by the index or in spite of damage.
+//! - `recovery`: from files to a log.
+//! - `writer`, `directory`, `meta`: threads, lock and sled around it.
+//! - `disk`: the filesystem, real and simulated.
+
+mod appender;
+mod directory;
+mod disk;
+mod footer;
+mod format;
+mod index;
+mod log;
+mod meta;
+mod reader;
+mod record;
+mod recovery;
+mod scan;
+mod space;
+mod stats;
+mod tenants;
+#[cfg(test)]
+mod tests;
+mod writer;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,6 +43,16 @@ use smallvec::SmallVec;
 use crate::base::handoff::Handoff;
 use crate::base::mailbox::Mailbox;
 use crate::base::{Batch, DestinationName, Sequence, Signal, TenantId, TenantName};
+
+use directory::Directory;
+use disk::RealDisk;
+use index::{Index, Wanted};
+use log::{Log, Request};
+use meta::MetaInbox;
+use meta::sled::SledMeta;
+use recovery::{RecoverError, Survey};
+use stats::Stats;
+use writer::{Inbox, PoisonOnPanic};
 
 /// Where and how large.
 #[derive(Debug, Clone)]
@@ -29,8 +69,22 @@ pub struct Config {
 
 /// A handle; clones share the queue. The writer thread ends at [`Queue::close`] or when the last handle is gone.
 #[derive(Debug, Clone)]
-pub struct Queue {
-    _todo: (),
+pub struct Queue(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    inbox: Arc<Inbox>,
+    disk: Arc<RealDisk>,
+    index: Arc<Index<RealDisk>>,
+    stats: Arc<Stats>,
+    writer: Mutex<Option<JoinHandle<std::io::Result<()>>>>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // Not joined: the last handle may be dropped on a thread that must not block.
+        self.inbox.close();
+    }
 }
 
 /// What a start found.
@@ -236,64 +290,147 @@ pub struct Snapshot {
     pub payload_bytes: u64,
     /// Damaged records found since the start.
     pub damaged_records: u64,
+    /// Dead letters that were dropped because the log was full.
+    pub dead_letters_dropped: u64,
     /// Whether the log is poisoned.
     pub poisoned: bool,
     /// Whether appends are refused for lack of space.
     pub full: bool,
 }
 
+/// Smallest segment: a record of the largest size must fit, unless the log's own limit is smaller than a few of them.
+const SEGMENTS_MIN: u64 = 4;
+/// Offsets within a segment have 32 bits.
+const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+
 impl Queue {
     /// Locks the directory, recovers, starts the writer. Blocking; progress of long recoveries is logged.
     pub fn open(config: Config, handoff: Arc<Handoff>) -> Result<(Self, Recovery), OpenError> {
-        let _ = (config, handoff);
-        todo!()
+        let directory = Directory::lock(&config.data_dir)?;
+        let log_path = config.data_dir.join("log");
+        let recover_error = |error| match error {
+            RecoverError::Newer(found) => {
+                OpenError::NewerFormat { dir: config.data_dir.clone(), found, known: format::VERSION }
+            }
+            RecoverError::Io(action, name, source) => directory::failure(action, &log_path.join(name), source),
+        };
+        let opened = RealDisk::open(log_path.clone());
+        let disk = Arc::new(opened.map_err(|source| directory::failure("opening", &log_path, source))?);
+        let survey = Survey::of(&*disk).map_err(recover_error)?;
+        let log_id = directory.log_id.or(survey.log_id()).unwrap_or_else(|| fastrand::u64(1..));
+        directory.note_format(log_id)?;
+
+        let mut meta = SledMeta::new(config.data_dir.join("meta"), log_id);
+        let (saved, was_damaged) = meta::load_or_discard(&mut meta);
+        let meta_rebuilt = was_damaged || (saved.is_none() && survey.has_segments());
+        let params = recovery::Params {
+            segment_bytes: config.segment_bytes.min(config.disk_bytes_max / SEGMENTS_MIN).min(SEGMENT_BYTES_MAX),
+            disk_bytes_max: config.disk_bytes_max,
+            log_id,
+            rng: fastrand::Rng::new(),
+            saved,
+        };
+        let (index, stats) = (Arc::new(Index::default()), Arc::new(Stats::default()));
+        let shared = (index.clone(), stats.clone(), handoff);
+        let (mut log, recovery) = recovery::recover(disk.clone(), survey, params, shared).map_err(recover_error)?;
+        if meta_rebuilt {
+            log.save_all();
+        }
+        let inbox = Arc::new(Inbox::new(config.inbox_bytes_max));
+        let writer = spawn(directory, (inbox.clone(), stats.clone()), log, meta)
+            .map_err(|source| directory::failure("starting the writer of", &config.data_dir, source))?;
+        let queue = Self(Arc::new(Shared { inbox, disk, index, stats, writer: Mutex::new(Some(writer)) }));
+        Ok((queue, Recovery { meta_rebuilt, ..recovery }))
     }
 
     /// The tenant's number: an old one for a known key, else a new one, durable before this returns. Blocking.
     /// A changed record (destinations, retention) is appended anew under the same number.
     pub fn register(&self, record: &TenantRecord) -> Result<TenantId, AppendError> {
-        let _ = record;
-        todo!()
+        let (reply, result) = sync_channel(1);
+        self.put(Request::Register(record.clone(), reply))?;
+        // The writer answers everything that it took; only its death leaves this without an answer.
+        result.recv().unwrap_or(Err(AppendError::Poisoned))
     }
 
     /// Hands an append to the writer. Never blocks; a refusal gives the append back, and no completion follows.
     pub fn append(&self, append: Append) -> Result<(), (Append, AppendError)> {
-        let _ = append;
-        todo!()
+        if self.0.stats.is_poisoned() {
+            return Err((append, AppendError::Poisoned));
+        }
+        self.0.inbox.put(Request::Append(append)).map_err(|(request, error)| match request {
+            Request::Append(append) => (append, error),
+            _ => unreachable!("the inbox gives back what it was given"),
+        })
     }
 
     /// Reads the tenant's data records after `after`, in order: at least one if there is one, then up to `bytes_max`.
-    /// Blocking; to be called on the reader pool.
+    /// Blocking; to be called on the reader pool. A record that the disk cannot read any more is damaged: it is counted
+    /// and skipped; other failures are errors, and nothing is skipped.
     pub fn read(&self, tenant: TenantId, after: Sequence, bytes_max: usize) -> std::io::Result<Read> {
-        let _ = (tenant, after, bytes_max);
-        todo!()
+        let wanted = Wanted { tenant, after, bytes_max };
+        reader::read(&*self.0.disk, &self.0.index, &self.0.stats.damaged_records, wanted)
     }
 
-    /// Saves cursors to the log and to sled. Not synced on its own: it shares the next group commit. Non-blocking.
+    /// Saves cursors to the log and to sled. Not synced on its own: it shares the next group commit, or is synced after a
+    /// second without one. Non-blocking. A cursor that goes back is ignored: what it passed may be gone.
     pub fn checkpoint(&self, cursors: Vec<CursorState>) -> Result<(), AppendError> {
-        let _ = cursors;
-        todo!()
+        self.put(Request::Checkpoint(cursors))
     }
 
     /// Keeps what a destination refused for good. Durable before the completion is posted; only then may the cursor pass.
     pub fn dead_letter(&self, letter: DeadLetter, reply: Reply) -> Result<(), AppendError> {
-        let _ = (letter, reply);
-        todo!()
+        self.put(Request::DeadLetter(letter, reply))
+    }
+
+    fn put(&self, request: Request) -> Result<(), AppendError> {
+        if self.0.stats.is_poisoned() {
+            return Err(AppendError::Poisoned);
+        }
+        self.0.inbox.put(request).map_err(|(_, error)| error)
     }
 
     /// Resolves when a write or an fsync has failed: nothing can be promised any more, and the process must end with a
     /// status that is not zero; its next start recovers what is there. Cancel safe.
     pub async fn poisoned(&self) {
-        todo!()
+        self.0.stats.poisoned().await;
     }
 
     /// Present figures.
     pub fn snapshot(&self) -> Snapshot {
-        todo!()
+        self.0.stats.snapshot()
     }
 
-    /// Commits what waits, syncs, saves metadata, ends the writer, releases the lock. Blocking.
+    /// Commits what waits, syncs, saves metadata, ends the writer, releases the lock. Blocking. A second call does nothing.
     pub fn close(&self) -> std::io::Result<()> {
-        todo!()
+        self.0.inbox.close();
+        let writer = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(writer) = writer else { return Ok(()) };
+        writer.join().unwrap_or_else(|_| Err(std::io::Error::other("the queue's writer panicked")))
     }
+}
+
+/// Starts the writer, and beside it the thread that saves metadata and ends with it.
+fn spawn(
+    directory: Directory,
+    (inbox, stats): (Arc<Inbox>, Arc<Stats>),
+    mut log: Log<RealDisk>,
+    mut meta: SledMeta,
+) -> std::io::Result<JoinHandle<std::io::Result<()>>> {
+    let meta_inbox = Arc::new(MetaInbox::default());
+    let saver_inbox = meta_inbox.clone();
+    let saver =
+        std::thread::Builder::new().name("queue-meta".to_owned()).spawn(move || meta::run(&saver_inbox, &mut meta))?;
+    std::thread::Builder::new().name("queue-writer".to_owned()).spawn(move || {
+        let _guard = PoisonOnPanic(&stats);
+        let result = writer::run(&inbox, &mut log, &meta_inbox);
+        meta_inbox.close();
+        if saver.join().is_err() {
+            tracing::warn!(
+                "the thread that saves the queue's metadata panicked: the log alone is used at the next start"
+            );
+        }
+        // Last: whoever gets the lock finds everything at rest.
+        drop(directory);
+        result
+    })
 }

@@ -1,0 +1,537 @@
+//! The writer's core: a group of requests in, records, completions and freed segments out.
+//!
+//! Owns the tenants, the appender and the order of promises: written before buffered is told, synced before durable is
+//! told, committed before readers and export see it. It has no thread and reads no clock, so that the simulation drives
+//! it step by step; the writer thread only loops over [`Log::step`].
+//!
+//! ```text
+//! plan       each request is admitted or refused as a whole, and its records are staged
+//! write      one vectored write (one more for each segment that ends within the group)
+//! tell       appends that do not ask for sync
+//! sync       one fdatasync, if anybody asks for it
+//! publish    readers see the records
+//! tell       everybody else: guards end, one post a mailbox, one push to the hand-over
+//! free       segments whose records the durable cursors have passed
+//! ```
+//! A failed call poisons the log: whoever was not told yet is told so, as is everyone after.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::SyncSender;
+
+use super::appender::{Appender, Fields, Source};
+use super::disk::Disk;
+use super::index::{Index, Segment};
+use super::meta::Update;
+use super::record::{self, Kind};
+use super::space::Failure;
+use super::stats::Stats;
+use super::tenants::{Registration, Tenants};
+use super::{Append, AppendError, Completion, CursorState, DeadLetter, Reply, TenantRecord};
+use crate::base::batch::Batch;
+use crate::base::handoff::{Arrival, Committed, Handoff};
+use crate::base::mailbox::Mailbox;
+use crate::base::{Sequence, TenantId};
+
+/// What the writer is asked for.
+#[derive(Debug)]
+pub(crate) enum Request {
+    /// Data.
+    Append(Append),
+    /// A tenant.
+    Register(TenantRecord, SyncSender<Result<TenantId, AppendError>>),
+    /// Cursors.
+    Checkpoint(Vec<CursorState>),
+    /// A refusal.
+    DeadLetter(DeadLetter, Reply),
+}
+
+impl Request {
+    /// The payload of one of its parts.
+    pub(crate) fn payload(&self, part: usize) -> &[u8] {
+        match self {
+            Self::Append(append) => &append.parts[part].payload,
+            Self::DeadLetter(letter, _) => &letter.payload,
+            Self::Register(..) | Self::Checkpoint(_) => &[],
+        }
+    }
+
+    /// What it adds to the bytes that wait for the writer.
+    pub(crate) fn size(&self) -> usize {
+        const OVERHEAD: usize = 64;
+        let payload = match self {
+            Self::Append(append) => append.parts.iter().map(|part| part.payload.len() + OVERHEAD).sum(),
+            Self::DeadLetter(letter, _) => letter.payload.len(),
+            Self::Checkpoint(cursors) => cursors.iter().map(|cursor| OVERHEAD + cursor.beyond.len() * 8).sum(),
+            Self::Register(..) => 0,
+        };
+        payload + OVERHEAD
+    }
+}
+
+/// How a request ended.
+#[derive(Debug, Clone, Copy)]
+enum Outcome {
+    At(Sequence),
+    Registered(TenantId),
+    Refused(AppendError),
+    /// Told already: nothing is left to say.
+    Told(Sequence),
+}
+
+/// The log, open for appends.
+#[derive(Debug)]
+pub(crate) struct Log<D: Disk> {
+    /// Its end.
+    pub(crate) appender: Appender<D>,
+    /// Its tenants.
+    pub(crate) tenants: Tenants,
+    index: Arc<Index<D>>,
+    stats: Arc<Stats>,
+    handoff: Arc<Handoff>,
+    outcomes: Vec<Outcome>,
+    /// Of each accepted part, in order: its tenant's record before it, and its own.
+    placed: Vec<(Sequence, Sequence)>,
+    arrivals: Vec<Arrival>,
+    mail: Mail,
+    payload: Vec<u8>,
+    /// Cursors have moved since it was last looked which segments are done.
+    look_for_done: bool,
+    /// Segments to free as soon as everything is durable.
+    done: Vec<u64>,
+    update: Update,
+}
+
+impl<D: Disk> Log<D> {
+    /// A log whose past is in `tenants` and `index`.
+    pub(crate) fn new(
+        appender: Appender<D>,
+        tenants: Tenants,
+        (index, stats, handoff): (Arc<Index<D>>, Arc<Stats>, Arc<Handoff>),
+    ) -> Self {
+        let mut log = Self {
+            appender,
+            tenants,
+            index,
+            stats,
+            handoff,
+            outcomes: Vec::new(),
+            placed: Vec::new(),
+            arrivals: Vec::new(),
+            mail: Mail::default(),
+            payload: Vec::new(),
+            look_for_done: true,
+            done: Vec::new(),
+            update: Update::default(),
+        };
+        log.note_figures();
+        log
+    }
+
+    /// Commits a group and empties it. `sync` asks for durability even if no request does.
+    pub(crate) fn step(&mut self, requests: &mut Vec<Request>, sync: bool, now_unix_ms: u64) {
+        self.outcomes.clear();
+        self.placed.clear();
+        let mut wants_sync = sync;
+        for number in 0..requests.len() {
+            let outcome = self.plan(number, requests, now_unix_ms, &mut wants_sync);
+            self.outcomes.push(outcome);
+        }
+        let written = self.appender.write_out(requests);
+        if self.survives(written) {
+            self.stats.commits.fetch_add(u64::from(!requests.is_empty()), Ordering::Relaxed);
+            self.tell_unsynced(requests);
+            self.look_for_done();
+            if wants_sync || !self.done.is_empty() {
+                let synced = self.appender.sync();
+                self.survives(synced);
+            }
+        }
+        if !self.stats.is_poisoned() {
+            self.appender.publish();
+        }
+        self.tell(requests);
+        self.free();
+        self.note_figures();
+    }
+
+    /// Makes everything durable and seals the open segment, so that the next start need not scan it.
+    pub(crate) fn close(&mut self) -> std::io::Result<()> {
+        self.step(&mut Vec::new(), true, 0);
+        if self.stats.is_poisoned() {
+            return Err(std::io::Error::other("the log is poisoned"));
+        }
+        match self.appender.seal(true) {
+            Ok(()) => Ok(()),
+            Err(Failure::Full) => Ok(()),
+            Err(Failure::Io(action, error)) => Err(std::io::Error::new(error.kind(), format!("{action}: {error}"))),
+        }
+    }
+
+    /// Has everything known saved to sled, which has nothing.
+    pub(crate) fn save_all(&mut self) {
+        self.update.tenants_changed = true;
+        self.update.cursors = self.tenants.iter().flat_map(|(_, tenant)| tenant.cursors.values().cloned()).collect();
+    }
+
+    /// What sled should learn, since it was last asked.
+    pub(crate) fn take_update(&mut self) -> Option<Update> {
+        if self.update.is_empty() {
+            return None;
+        }
+        let mut update = std::mem::take(&mut self.update);
+        update.epoch = self.appender.epoch();
+        update.tenants_next = self.tenants.next();
+        Some(update)
+    }
+
+    fn plan(&mut self, number: usize, requests: &[Request], now: u64, wants_sync: &mut bool) -> Outcome {
+        if self.stats.is_poisoned() {
+            return Outcome::Refused(AppendError::Poisoned);
+        }
+        let planned = match &requests[number] {
+            Request::Append(append) => {
+                self.plan_append(number, append, (requests, now)).inspect(|_| *wants_sync |= append.sync)
+            }
+            Request::Register(record, _) => self.plan_register(record, (requests, now)).map(|(id, is_new)| {
+                *wants_sync |= is_new;
+                Outcome::Registered(id)
+            }),
+            Request::Checkpoint(cursors) => self.plan_checkpoint(cursors, (requests, now)),
+            Request::DeadLetter(letter, _) => {
+                self.plan_letter(number, letter, (requests, now)).inspect(|_| *wants_sync = true)
+            }
+        };
+        planned.unwrap_or_else(|error| Outcome::Refused(error))
+    }
+
+    fn plan_append(
+        &mut self,
+        number: usize,
+        append: &Append,
+        group: (&[Request], u64),
+    ) -> Result<Outcome, AppendError> {
+        let first = append.parts.first().ok_or(AppendError::UnknownTenant)?;
+        if self.tenants.find(first.tenant).is_none() || append.parts.iter().any(|part| part.tenant != first.tenant) {
+            return Err(AppendError::UnknownTenant);
+        }
+        self.admit(append.parts.iter().map(|part| part.payload.len()))?;
+        let mut last = Sequence::ZERO;
+        for (part, batch) in append.parts.iter().enumerate() {
+            self.make_room(batch.payload.len(), group)?;
+            let fields = Fields {
+                kind: Kind::Data,
+                signal: batch.signal as u8,
+                tenant: batch.tenant,
+                items: batch.items,
+                received_unix_ms: batch.received_unix_ms,
+            };
+            last = self.appender.stage(fields, &[], &batch.payload, Some(Source { request: number, part }));
+            self.placed.push((self.tenants.advance(batch.tenant, last), last));
+        }
+        Ok(Outcome::At(last))
+    }
+
+    fn plan_register(
+        &mut self,
+        record: &TenantRecord,
+        group: (&[Request], u64),
+    ) -> Result<(TenantId, bool), AppendError> {
+        let id = match self.tenants.register(record) {
+            Registration::Known(id) => return Ok((id, false)),
+            Registration::Write(id) => id,
+        };
+        if !self.appender.has_room_for_tenants(&mut self.tenants) || id == super::footer::METADATA {
+            return Err(AppendError::Full);
+        }
+        let mut payload = std::mem::take(&mut self.payload);
+        payload.clear();
+        record::put_tenant(&mut payload, record);
+        // Twice: until the next segment begins there is no other copy, and without it the tenant's data has no owner.
+        let staged = (0..2).try_for_each(|_| self.stage_metadata(Kind::Tenant, id, &payload, group));
+        self.payload = payload;
+        staged?;
+        self.tenants.insert(id, record.clone());
+        self.update.tenants_changed = true;
+        Ok((id, true))
+    }
+
+    fn plan_checkpoint(&mut self, cursors: &[CursorState], group: (&[Request], u64)) -> Result<Outcome, AppendError> {
+        let mut payload = std::mem::take(&mut self.payload);
+        let mut staged = Ok(());
+        let mut rest = cursors;
+        while !rest.is_empty() && staged.is_ok() {
+            payload.clear();
+            let mut taken = 0;
+            while taken < rest.len() && payload.len() < record::CURSORS_BYTES_MAX {
+                record::put_cursor(&mut payload, &rest[taken], true);
+                taken += 1;
+            }
+            staged = self.stage_metadata(Kind::Cursors, TenantId(0), &payload, group);
+            if staged.is_ok() {
+                for cursor in &rest[..taken] {
+                    // Only what is in the log may free anything.
+                    if self.tenants.move_cursor(cursor.clone()) {
+                        self.update.cursors.push(cursor.clone());
+                        self.look_for_done = true;
+                    }
+                }
+                rest = &rest[taken..];
+            }
+        }
+        self.payload = payload;
+        staged.map(|()| Outcome::At(Sequence::ZERO))
+    }
+
+    fn plan_letter(
+        &mut self,
+        number: usize,
+        letter: &DeadLetter,
+        group: (&[Request], u64),
+    ) -> Result<Outcome, AppendError> {
+        let mut head = std::mem::take(&mut self.payload);
+        head.clear();
+        record::put_letter_head(&mut head, letter);
+        let length = head.len() + letter.payload.len();
+        let room = match length {
+            0..=record::PAYLOAD_BYTES_MAX => self.admit(std::iter::once(length)),
+            _ => Err(AppendError::TooLarge),
+        };
+        let sequence = room.and_then(|()| self.make_room(length, group)).map(|()| {
+            let fields = Fields {
+                kind: Kind::DeadLetter,
+                signal: letter.signal as u8,
+                tenant: letter.tenant,
+                items: letter.items,
+                received_unix_ms: group.1,
+            };
+            self.appender.stage(fields, &head, &letter.payload, Some(Source { request: number, part: 0 }))
+        });
+        self.payload = head;
+        sequence.map(Outcome::At)
+    }
+
+    /// Refuses data that would not fit wholly, before any of it is staged: never half a request.
+    fn admit(&mut self, lengths: impl Iterator<Item = usize>) -> Result<(), AppendError> {
+        let mut room = self.appender.room(&self.tenants);
+        let mut segments = 0;
+        let fresh = self.appender.fresh_room(&mut self.tenants);
+        for length in lengths {
+            let cost = Appender::<D>::cost(length);
+            if cost > room {
+                if cost > fresh || length > record::PAYLOAD_BYTES_MAX {
+                    return Err(AppendError::TooLarge);
+                }
+                segments += 1;
+                room = fresh;
+            }
+            room -= cost;
+        }
+        // The second half of a segment is for data only while there is a next one: cursors must be writable on a full
+        // disk, or nothing would ever be freed.
+        segments += usize::from(room < fresh / 2);
+        if segments > 0 {
+            let ensured = self.appender.space.ensure(segments, self.appender.space.segment_bytes);
+            self.note_full(matches!(ensured, Err(Failure::Full)));
+            ensured.map_err(|failure| self.refusal(failure))?;
+        }
+        Ok(())
+    }
+
+    fn stage_metadata(
+        &mut self,
+        kind: Kind,
+        tenant: TenantId,
+        payload: &[u8],
+        group: (&[Request], u64),
+    ) -> Result<(), AppendError> {
+        let cost = Appender::<D>::cost(payload.len());
+        if cost > self.appender.room(&self.tenants) {
+            if cost > self.appender.fresh_room(&mut self.tenants) {
+                return Err(AppendError::TooLarge);
+            }
+            self.appender.space.ensure(1, 0).map_err(|failure| self.refusal(failure))?;
+        }
+        self.make_room(payload.len(), group)?;
+        self.appender.stage(Fields::metadata(kind, tenant, group.1), payload, &[], None);
+        Ok(())
+    }
+
+    fn make_room(&mut self, length: usize, group: (&[Request], u64)) -> Result<(), AppendError> {
+        self.appender.make_room(length, &mut self.tenants, group).map_err(|failure| self.refusal(failure))
+    }
+
+    fn refusal(&mut self, failure: Failure) -> AppendError {
+        match failure {
+            Failure::Full => AppendError::Full,
+            io => {
+                self.survives(Err(io));
+                AppendError::Poisoned
+            }
+        }
+    }
+
+    /// Whether the log is still to be trusted after a call. The first failure is for good.
+    fn survives(&mut self, result: Result<(), Failure>) -> bool {
+        if let Err(Failure::Io(action, error)) = result
+            && !self.stats.is_poisoned()
+        {
+            tracing::error!(action, %error, "the queue's log is poisoned: the process must end, and recovers at its next start");
+            self.stats.poison();
+        }
+        !self.stats.is_poisoned()
+    }
+
+    fn note_full(&self, full: bool) {
+        if self.stats.full.swap(full, Ordering::Relaxed) != full {
+            match full {
+                true => tracing::warn!("the queue is full: data is refused until some is delivered or space returns"),
+                false => tracing::info!("the queue has space again"),
+            }
+        }
+    }
+
+    /// Whoever asked only for the write need not wait for the disk.
+    fn tell_unsynced(&mut self, requests: &mut [Request]) {
+        for (request, outcome) in requests.iter_mut().zip(&mut self.outcomes) {
+            if let (Request::Append(append), Outcome::At(sequence)) = (request, *outcome)
+                && !append.sync
+            {
+                append.parts.iter_mut().for_each(|part| part.guard = None);
+                self.mail.add(append.reply.take(), Ok(sequence));
+                *outcome = Outcome::Told(sequence);
+            }
+        }
+        self.mail.post();
+    }
+
+    /// Tells everybody else, ends the guards, and hands what is committed over to export.
+    fn tell(&mut self, requests: &mut Vec<Request>) {
+        let poisoned = self.stats.is_poisoned();
+        let mut placed = self.placed.iter();
+        for (request, outcome) in requests.drain(..).zip(&self.outcomes) {
+            let outcome = match *outcome {
+                Outcome::At(_) | Outcome::Registered(_) if poisoned => Outcome::Refused(AppendError::Poisoned),
+                outcome => outcome,
+            };
+            let result = match outcome {
+                Outcome::At(sequence) | Outcome::Told(sequence) => Ok(sequence),
+                Outcome::Refused(error) => Err(error),
+                Outcome::Registered(_) => Ok(Sequence::ZERO),
+            };
+            match request {
+                Request::Append(append) => {
+                    if result.is_ok() && !poisoned {
+                        let committed = append.parts.into_iter().zip(placed.by_ref());
+                        self.arrivals.extend(committed.map(|(batch, places)| arrival(batch, *places)));
+                    }
+                    self.mail.add(append.reply, result);
+                }
+                Request::Register(_, reply) => {
+                    let id = match outcome {
+                        Outcome::Registered(id) => Ok(id),
+                        _ => Err(result.err().unwrap_or(AppendError::Poisoned)),
+                    };
+                    // The caller waits for it; should it be gone, nobody needs the number.
+                    drop(reply.try_send(id));
+                }
+                Request::Checkpoint(_) => {
+                    if let Err(error) = result {
+                        tracing::warn!(%error, "a checkpoint of cursors was not saved: a crash now repeats more");
+                    }
+                }
+                Request::DeadLetter(_, reply) => self.mail.add(Some(reply), result),
+            }
+        }
+        self.mail.post();
+        if !self.arrivals.is_empty() {
+            self.handoff.push(self.arrivals.drain(..));
+        }
+    }
+
+    fn look_for_done(&mut self) {
+        let full = self.stats.full.load(Ordering::Relaxed);
+        if !std::mem::take(&mut self.look_for_done) && !full {
+            return;
+        }
+        self.done.clear();
+        let sealed = self.index.sealed();
+        let acknowledged = |segment: &Segment<D>| segment.ranges.iter().all(|range| self.tenants.is_done(range));
+        self.done.extend(
+            sealed
+                .iter()
+                .filter(|segment| segment.dead_letters == 0 && acknowledged(segment))
+                .map(|segment| segment.key.id),
+        );
+        // Dead letters keep their segment while there is space. On a full disk the oldest go first: new data is worth more.
+        if full && self.done.is_empty() {
+            self.done.extend(sealed.iter().find(|segment| acknowledged(segment)).map(|segment| segment.key.id));
+        }
+    }
+
+    /// Only with everything durable: cursors, and the copy of tenants at the head of the open segment.
+    fn free(&mut self) {
+        if self.stats.is_poisoned() || self.appender.is_unsynced() || !self.appender.is_open() {
+            return;
+        }
+        for id in std::mem::take(&mut self.done) {
+            let Some(segment) = self.index.remove(id) else { continue };
+            if segment.dead_letters > 0 {
+                tracing::error!(
+                    count = segment.dead_letters,
+                    "the queue is full: the oldest dead letters were dropped"
+                );
+                self.stats.dead_letters_dropped.fetch_add(u64::from(segment.dead_letters), Ordering::Relaxed);
+            }
+            let retired = self.appender.space.retire(&segment);
+            if !self.survives(retired) {
+                return;
+            }
+        }
+    }
+
+    fn note_figures(&mut self) {
+        let segments = self.index.sealed_count() + usize::from(self.appender.is_open());
+        self.stats.segments.store(segments as u64, Ordering::Relaxed);
+        self.stats.disk_bytes.store(self.appender.space.disk_bytes(), Ordering::Relaxed);
+    }
+}
+
+fn arrival(batch: Batch, (previous, sequence): (Sequence, Sequence)) -> Arrival {
+    Arrival::Committed(Committed {
+        tenant: batch.tenant,
+        signal: batch.signal,
+        sequence,
+        previous,
+        items: u64::from(batch.items),
+        received_unix_ms: batch.received_unix_ms,
+        payload: Some(batch.payload),
+    })
+}
+
+/// Completions of one group, by mailbox: one wake each.
+#[derive(Debug, Default)]
+struct Mail(Vec<(Arc<Mailbox<Completion>>, Vec<Completion>)>);
+
+/// Mailboxes that are remembered from group to group, so that their lists need not be allocated again.
+const MAILBOXES_KEPT: usize = 32;
+
+impl Mail {
+    fn add(&mut self, reply: Option<Reply>, result: Result<Sequence, AppendError>) {
+        let Some(Reply { mailbox, ticket }) = reply else { return };
+        let completion = Completion { ticket, result };
+        match self.0.iter_mut().find(|(known, _)| Arc::ptr_eq(known, &mailbox)) {
+            Some((_, completions)) => completions.push(completion),
+            None => self.0.push((mailbox, vec![completion])),
+        }
+    }
+
+    fn post(&mut self) {
+        for (mailbox, completions) in self.0.iter_mut().filter(|(_, completions)| !completions.is_empty()) {
+            mailbox.post(completions.drain(..));
+        }
+        if self.0.len() > MAILBOXES_KEPT {
+            self.0.clear();
+        }
+    }
+}

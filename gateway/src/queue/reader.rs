@@ -1,0 +1,125 @@
+//! Reading one tenant's records back, in order.
+//!
+//! Owns nothing: it takes places from the index and bytes from the disk, and checks both checksums of every record. What
+//! is damaged is skipped and counted, never returned. It reads committed records only, since no others are in the index.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use crc32c::crc32c_append;
+
+use super::disk::Disk;
+use super::footer::Entry;
+use super::index::{Index, Place, Wanted};
+use super::record::{HEADER_BYTES, Header, Kind, stride};
+use super::{Read, Stored};
+use crate::base::Signal;
+
+/// Records that lie close together are read at once, up to so many bytes.
+const RUN_BYTES_MAX: u64 = 256 * 1024;
+
+/// Reads what is wanted: at least one record if there is one, then up to the bytes.
+pub(crate) fn read<D: Disk>(disk: &D, index: &Index<D>, damaged: &AtomicU64, mut wanted: Wanted) -> io::Result<Read> {
+    let mut out = Read { records: Vec::new(), through: wanted.after };
+    let mut left = wanted.bytes_max;
+    while out.records.is_empty() || left > 0 {
+        let Some(place) = index.find(disk, Wanted { bytes_max: left, ..wanted })? else { break };
+        let size: usize = place.entries.iter().map(|entry| entry.length as usize).sum();
+        if !out.records.is_empty() && size > left {
+            break;
+        }
+        fetch(disk, &place, damaged, |header, payload| {
+            let signal = Signal::from_number(header.signal);
+            // The index is checked, so a record of somebody else is a fault of ours: it is not handed out.
+            let is_wanted = header.kind == Kind::Data as u8 && header.tenant == wanted.tenant.0;
+            if let Some(signal) = signal.filter(|_| is_wanted) {
+                out.records.push(Stored {
+                    sequence: header.sequence,
+                    signal,
+                    items: header.items,
+                    received_unix_ms: header.received_unix_ms,
+                    payload,
+                });
+            }
+        })?;
+        left = left.saturating_sub(size.max(1));
+        out.through = place.through;
+        wanted.after = place.through;
+    }
+    Ok(out)
+}
+
+/// Calls `found` with each of the place's records that is intact; counts the others.
+pub(crate) fn fetch<D: Disk>(
+    disk: &D,
+    place: &Place<D>,
+    damaged: &AtomicU64,
+    mut found: impl FnMut(&Header, Bytes),
+) -> io::Result<()> {
+    let mut take = |entry: &Entry, start: u64, bytes: &Bytes| {
+        let from = usize::try_from(u64::from(entry.offset) - start).unwrap_or(usize::MAX).min(bytes.len());
+        match check(place, entry, &bytes.slice(from..)) {
+            Some((header, payload)) => found(&header, payload),
+            None => drop(damaged.fetch_add(1, Ordering::Relaxed)),
+        }
+    };
+    let mut rest = place.entries.as_slice();
+    while let Some(first) = rest.first() {
+        let (run, after) = rest.split_at(run_length(rest));
+        rest = after;
+        let start = u64::from(first.offset);
+        match read_exact(disk, place, start, end_of(run.last().unwrap_or(first)) - start) {
+            Ok(bytes) => run.iter().for_each(|entry| take(entry, start, &bytes)),
+            // One bad sector costs its record, not the run.
+            Err(error) if is_damage(&error) => {
+                for entry in run {
+                    let start = u64::from(entry.offset);
+                    match read_exact(disk, place, start, end_of(entry) - start) {
+                        Ok(bytes) => take(entry, start, &bytes),
+                        Err(error) if is_damage(&error) => drop(damaged.fetch_add(1, Ordering::Relaxed)),
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// How many of the entries to read at once: while at least half of what is read is wanted, so that a record which is kept
+/// for long does not keep much more than itself.
+fn run_length(entries: &[Entry]) -> usize {
+    let start = u64::from(entries[0].offset);
+    let mut useful = 0;
+    let fits = |entry: &&Entry| {
+        useful += stride(entry.length as usize);
+        let span = end_of(entry) - start;
+        useful == stride(entry.length as usize) || (span <= RUN_BYTES_MAX && useful * 2 >= span)
+    };
+    entries.iter().take_while(fits).count().max(1)
+}
+
+fn end_of(entry: &Entry) -> u64 {
+    u64::from(entry.offset) + (HEADER_BYTES + entry.length as usize) as u64
+}
+
+fn read_exact<D: Disk>(disk: &D, place: &Place<D>, offset: u64, length: u64) -> io::Result<Bytes> {
+    let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+    let read = disk.read_at(&place.file, offset, &mut bytes)?;
+    bytes.truncate(read);
+    Ok(bytes.into())
+}
+
+fn is_damage(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EIO)
+}
+
+fn check<D: Disk>(place: &Place<D>, entry: &Entry, bytes: &Bytes) -> Option<(Header, Bytes)> {
+    let seed = place.key.seed().at(entry.offset.into());
+    let header = Header::decode(bytes, seed)?;
+    let payload = bytes.get(HEADER_BYTES..HEADER_BYTES + header.length as usize)?;
+    let is_it = header.sequence == entry.sequence && crc32c_append(seed, payload) == header.payload_crc;
+    is_it.then(|| (header, bytes.slice_ref(payload)))
+}

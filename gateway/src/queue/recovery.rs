@@ -1,0 +1,342 @@
+//! From files to a log: what a start does before the first append.
+//!
+//! Owns the order: survey the names and headers, load sealed segments by their footers, scan and seal the others, put
+//! tenants and cursors together, and number the new boot above everything found. It never appends to an old segment and
+//! never fails because of damage: only a file that cannot be opened, or one of a newer release, stops a start.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::appender::{Appender, dead_letters, seal};
+use super::disk::Disk;
+use super::footer::{Entry, METADATA, RANGE_BYTES, Range, TRAILER_BYTES, Trailer};
+use super::format::{FoundHeader, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentKey};
+use super::index::{Index, Place, Segment, Wanted, entry_of};
+use super::log::Log;
+use super::meta::Saved;
+use super::reader::fetch;
+use super::record::{self, Header, Kind};
+use super::scan::scan;
+use super::space::Space;
+use super::stats::Stats;
+use super::tenants::{Tenant, Tenants};
+use super::{CursorState, RecoveredTenant, Recovery, TenantRecord};
+use crate::base::handoff::Handoff;
+use crate::base::{Sequence, Signal, TenantId};
+
+/// Bits of a sequence below the boot epoch.
+const COUNTER_BITS: u32 = 40;
+
+/// Why a start stops.
+#[derive(Debug)]
+pub(crate) enum RecoverError {
+    /// A segment of a newer release.
+    Newer(u32),
+    /// Doing what, with which file, and why not.
+    Io(&'static str, String, io::Error),
+}
+
+/// The files of a log.
+#[derive(Debug, Default)]
+pub(crate) struct Survey {
+    segments: Vec<(SegmentKey, Option<SegmentHeader>)>,
+    spares: Vec<SegmentKey>,
+}
+
+impl Survey {
+    /// Reads names and headers, and changes nothing.
+    pub(crate) fn of<D: Disk>(disk: &D) -> Result<Self, RecoverError> {
+        let names = disk.list().map_err(|error| RecoverError::Io("listing", String::new(), error))?;
+        let mut survey = Self::default();
+        for (key, is_spare) in names.iter().filter_map(|name| SegmentKey::parse(name)) {
+            if is_spare {
+                survey.spares.push(key);
+                continue;
+            }
+            let failed = |error| RecoverError::Io("opening", key.name(), error);
+            let file = disk.open(&key.name()).map_err(failed)?;
+            let mut bytes = [0; SEGMENT_HEADER_BYTES as usize];
+            // What cannot be read is damaged; the name has all that is needed.
+            drop(disk.read_at(&file, 0, &mut bytes));
+            let header = match SegmentHeader::decode(&bytes, key) {
+                FoundHeader::Valid(header) => Some(header),
+                FoundHeader::Newer(version) => return Err(RecoverError::Newer(version)),
+                FoundHeader::Damaged => None,
+            };
+            survey.segments.push((key, header));
+        }
+        survey.segments.sort_unstable_by_key(|(key, _)| *key);
+        Ok(survey)
+    }
+
+    /// Which log it is, if any segment says so.
+    pub(crate) fn log_id(&self) -> Option<u64> {
+        self.segments.iter().find_map(|(_, header)| header.map(|header| header.log_id))
+    }
+
+    /// Whether there is anything that metadata could have been about.
+    pub(crate) fn has_segments(&self) -> bool {
+        !self.segments.is_empty()
+    }
+}
+
+/// What a recovery is given.
+#[derive(Debug)]
+pub(crate) struct Params {
+    /// Of new segments.
+    pub(crate) segment_bytes: u64,
+    /// The log's limit.
+    pub(crate) disk_bytes_max: u64,
+    /// Which log.
+    pub(crate) log_id: u64,
+    /// For the salts of new segments.
+    pub(crate) rng: fastrand::Rng,
+    /// What sled has.
+    pub(crate) saved: Option<Saved>,
+}
+
+/// What the records say, put together.
+#[derive(Debug, Default)]
+struct Facts {
+    tenants: HashMap<TenantId, (Sequence, TenantRecord)>,
+    cursors: Vec<(Sequence, CursorState)>,
+    highest: Sequence,
+    epoch: u32,
+    tenants_next: u32,
+}
+
+/// Recovers a log.
+pub(crate) fn recover<D: Disk>(
+    disk: Arc<D>,
+    survey: Survey,
+    params: Params,
+    (index, stats, handoff): (Arc<Index<D>>, Arc<Stats>, Arc<Handoff>),
+) -> Result<(Log<D>, Recovery), RecoverError> {
+    let started = Instant::now();
+    let next_id =
+        survey.segments.iter().map(|(key, _)| key).chain(&survey.spares).map(|key| key.id + 1).max().unwrap_or(1);
+    let limits = (params.segment_bytes, params.disk_bytes_max);
+    let mut space = Space::new(disk.clone(), limits, next_id, params.rng);
+    let mut facts = Facts::default();
+    let total = survey.segments.len();
+    let mut progress = Progress { logged: started, total };
+    for (done, (key, header)) in survey.segments.into_iter().enumerate() {
+        progress.note(done);
+        facts.note_header(header);
+        let segment = load(&*disk, key, &stats.damaged_records)?;
+        facts.note_segment(&*disk, &segment, &stats.damaged_records);
+        if segment.ranges.is_empty() {
+            // Begun and never written to: nothing is lost with it.
+            drop(disk.remove(&key.name()));
+            continue;
+        }
+        space.used_bytes += segment.length;
+        index.add_sealed(segment);
+    }
+    survey.spares.into_iter().for_each(|key| space.adopt(key));
+    facts.note_saved(params.saved);
+
+    let epoch = facts.next_epoch();
+    let tenants = facts.into_tenants(&index);
+    let recovered = tenants.iter().map(|(id, tenant)| recovered(&*disk, &index, id, tenant)).collect();
+    let identity = SegmentHeader { created_unix_ms: 0, log_id: params.log_id, epoch, tenants_next: tenants.next() };
+    let first = Sequence(u64::from(epoch) << COUNTER_BITS).next();
+    let appender = Appender::new((disk, index.clone(), stats.clone()), space, identity, first);
+    let recovery = Recovery {
+        tenants: recovered,
+        damaged_records: stats.damaged_records.load(Ordering::Relaxed),
+        took: started.elapsed(),
+        meta_rebuilt: false,
+    };
+    Ok((Log::new(appender, tenants, (index, stats, handoff)), recovery))
+}
+
+/// Says every second how far a long recovery is.
+struct Progress {
+    logged: Instant,
+    total: usize,
+}
+
+impl Progress {
+    fn note(&mut self, done: usize) {
+        if self.logged.elapsed() >= Duration::from_secs(1) {
+            self.logged = Instant::now();
+            tracing::info!(done, total = self.total, "recovering the queue's segments");
+        }
+    }
+}
+
+/// A segment by its footer, or else by a scan, after which it is sealed.
+fn load<D: Disk>(disk: &D, key: SegmentKey, damaged: &AtomicU64) -> Result<Segment<D>, RecoverError> {
+    let failed = |error| RecoverError::Io("reading", key.name(), error);
+    let file = Arc::new(disk.open(&key.name()).map_err(failed)?);
+    let length = disk.length(&file).map_err(failed)?;
+    if let Some(segment) = load_sealed(disk, key, &file, length) {
+        return Ok(segment);
+    }
+    let mut entries: HashMap<TenantId, Vec<Entry>> = HashMap::new();
+    let end = scan((disk, &file, key), (SEGMENT_HEADER_BYTES, length), |offset, header, _| {
+        if let Some((tenant, entry)) = entry_of(offset, header) {
+            entries.entry(tenant).or_default().push(entry);
+        }
+    })
+    .map_err(failed)?;
+    damaged.fetch_add(end.damaged, Ordering::Relaxed);
+    let slices = || entries.iter().map(|(tenant, entries)| (*tenant, entries.as_slice())).collect::<Vec<_>>();
+    match seal(disk, (key, file.clone()), end.end, slices(), None) {
+        Ok(segment) => Ok(segment),
+        Err(error) => {
+            // A full or read-only disk: it is scanned again at the next start.
+            tracing::warn!(segment = key.name(), %error, "a segment cannot be sealed: its index stays in memory");
+            let dead_letters = dead_letters(&slices());
+            let mut ranges: Vec<Range> =
+                slices().iter().filter_map(|(tenant, entries)| Range::of(*tenant, entries)).collect();
+            ranges.sort_unstable_by_key(|range| range.tenant);
+            let repaired = entries.into_iter().map(|(tenant, entries)| (tenant, entries.into())).collect();
+            let repaired = std::sync::Mutex::new(repaired);
+            Ok(Segment { key, file, length, data_end: end.end, dead_letters, ranges, repaired })
+        }
+    }
+}
+
+fn load_sealed<D: Disk>(disk: &D, key: SegmentKey, file: &Arc<D::File>, length: u64) -> Option<Segment<D>> {
+    let seed = key.seed();
+    let mut bytes = [0; TRAILER_BYTES];
+    let at = length.checked_sub(TRAILER_BYTES as u64)?;
+    disk.read_at(file, at, &mut bytes).ok()?;
+    let trailer = Trailer::decode(&bytes, seed)?;
+    let table_bytes = u64::from(trailer.ranges) * RANGE_BYTES as u64;
+    if trailer.table_offset.checked_add(table_bytes)? > at || trailer.data_end > trailer.table_offset {
+        return None;
+    }
+    let mut table = vec![0; usize::try_from(table_bytes).ok()?];
+    disk.read_at(file, trailer.table_offset, &mut table).ok()?;
+    let ranges = trailer.table(&table, seed)?;
+    Some(Segment {
+        key,
+        file: file.clone(),
+        length,
+        data_end: trailer.data_end,
+        dead_letters: trailer.dead_letters,
+        ranges,
+        repaired: Default::default(),
+    })
+}
+
+impl Facts {
+    fn note_header(&mut self, header: Option<SegmentHeader>) {
+        if let Some(header) = header {
+            self.epoch = self.epoch.max(header.epoch);
+            self.tenants_next = self.tenants_next.max(header.tenants_next);
+        }
+    }
+
+    fn note_segment<D: Disk>(&mut self, disk: &D, segment: &Segment<D>, damaged: &AtomicU64) {
+        for range in &segment.ranges {
+            self.highest = self.highest.max(range.last);
+            if range.tenant != METADATA {
+                self.tenants_next = self.tenants_next.max(range.tenant.0.saturating_add(1));
+            }
+        }
+        let Some(range) = segment.range(METADATA) else { return };
+        let wanted = Wanted { tenant: METADATA, after: Sequence::ZERO, bytes_max: usize::MAX };
+        let Ok(mut entries) = segment.entries_after(disk, &range, wanted) else { return };
+        entries.retain(|entry| !entry.is_dead_letter());
+        let place = Place { key: segment.key, file: segment.file.clone(), entries, through: range.last };
+        let read = fetch(disk, &place, damaged, |header, payload| self.note_record(header, &payload));
+        if let Err(error) = read {
+            tracing::warn!(segment = segment.key.name(), %error, "tenants and cursors of a segment cannot be read");
+        }
+    }
+
+    fn note_record(&mut self, header: &Header, payload: &[u8]) {
+        match Kind::from_number(header.kind) {
+            Some(Kind::Tenant) => {
+                let Some(record) = record::take_tenant(payload) else { return };
+                self.tenants_next = self.tenants_next.max(header.tenant.saturating_add(1));
+                let known = self.tenants.get(&TenantId(header.tenant));
+                if known.is_none_or(|(sequence, _)| *sequence < header.sequence) {
+                    self.tenants.insert(TenantId(header.tenant), (header.sequence, record));
+                }
+            }
+            Some(Kind::Cursors) => {
+                let cursors = record::take_cursors(payload).unwrap_or_default();
+                self.cursors.extend(cursors.into_iter().map(|cursor| (header.sequence, cursor)));
+            }
+            _ => {}
+        }
+    }
+
+    fn note_saved(&mut self, saved: Option<Saved>) {
+        let Some(saved) = saved else { return };
+        self.epoch = self.epoch.max(saved.epoch);
+        self.tenants_next = self.tenants_next.max(saved.tenants_next);
+        // Before all of the log: at equal positions the log's cursor wins, since it knows what is done beyond.
+        self.cursors.extend(saved.cursors.into_iter().map(|cursor| (Sequence::ZERO, cursor)));
+    }
+
+    /// Above everything: a number that was given before a crash is never given again.
+    fn next_epoch(&self) -> u32 {
+        let sequences = self.cursors.iter().map(|(_, cursor)| cursor.acknowledged).chain([self.highest]);
+        let highest = sequences.map(|sequence| sequence.0 >> COUNTER_BITS).max().unwrap_or(0);
+        self.epoch.max(u32::try_from(highest).unwrap_or(u32::MAX)).saturating_add(1)
+    }
+
+    fn into_tenants<D: Disk>(mut self, index: &Index<D>) -> Tenants {
+        let mut tenants = Tenants::new(self.tenants_next);
+        for (id, (_, record)) in self.tenants {
+            tenants.insert(id, record);
+        }
+        self.cursors.sort_by_key(|(sequence, _)| *sequence);
+        for (_, cursor) in self.cursors {
+            tenants.move_cursor(cursor);
+        }
+        for segment in index.sealed() {
+            for range in segment.ranges.iter().filter(|range| range.tenant != METADATA) {
+                if tenants.find(range.tenant).is_none() {
+                    tracing::error!(
+                        tenant = range.tenant.0,
+                        records = range.count,
+                        "records of a tenant whose name is lost cannot be delivered"
+                    );
+                }
+                tenants.advance(range.tenant, range.last);
+            }
+        }
+        tenants
+    }
+}
+
+fn recovered<D: Disk>(disk: &D, index: &Index<D>, id: TenantId, tenant: &Tenant) -> RecoveredTenant {
+    let mut pending_items = [0; 3];
+    for segment in index.sealed() {
+        let Some(range) = segment.range(id) else { continue };
+        for (signal, pending) in Signal::ALL.into_iter().zip(&mut pending_items) {
+            *pending += pending_in(disk, &segment, &range, (tenant, signal));
+        }
+    }
+    RecoveredTenant {
+        id,
+        record: tenant.record.clone(),
+        last: tenant.last,
+        cursors: tenant.cursors.values().cloned().collect(),
+        pending_items,
+    }
+}
+
+fn pending_in<D: Disk>(disk: &D, segment: &Segment<D>, range: &Range, (tenant, signal): (&Tenant, Signal)) -> u64 {
+    let all = range.items[signal.index()];
+    if all == 0 || range.last <= tenant.floor(signal) {
+        return 0;
+    }
+    if range.first > tenant.ceiling(signal) && !tenant.record.destinations[signal.index()].is_empty() {
+        return all;
+    }
+    let wanted = Wanted { tenant: range.tenant, after: Sequence::ZERO, bytes_max: usize::MAX };
+    let entries = segment.entries_after(disk, range, wanted).unwrap_or_default();
+    let pending = entries.iter().filter(|entry| tenant.is_pending(entry)).filter_map(Entry::items);
+    pending.filter(|(of, _)| *of == signal).map(|(_, items)| u64::from(items)).sum()
+}

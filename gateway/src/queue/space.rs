@@ -1,0 +1,182 @@
+//! Segment files and their number: new ones, spare ones, and the log's limit.
+//!
+//! Owns the files that hold no records. A spare has all its blocks reserved before a single append is accepted into it, so
+//! a full disk refuses appends and never breaks one. It never decides which segment is done.
+//!
+//! ```text
+//! create .free, blocks reserved, synced          `ensure`; no space: the file is removed, appends are refused
+//! directory synced; header written and synced;
+//!   .free renamed to .seg, directory synced      `take`: now it may hold records
+//! .seg renamed to .free                          `retire`: after the cursors that freed it are durable
+//! ```
+//! A crash between any two of these leaves a spare, or a segment whose records are all done.
+
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+
+use super::disk::{Disk, is_full};
+use super::format::{SegmentHeader, SegmentKey};
+use super::index::Segment;
+
+/// Spare files that are kept; what is above is given back to the filesystem.
+const SPARES_MAX: usize = 2;
+
+/// Why an append cannot be planned.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The limit or the disk is reached. Nothing is damaged.
+    Full,
+    /// A call failed whose outcome is unknown: the log is poisoned.
+    Io(&'static str, io::Error),
+}
+
+/// Files without records, and the bytes of those with.
+#[derive(Debug)]
+pub(crate) struct Space<D: Disk> {
+    disk: Arc<D>,
+    /// Length of a new segment.
+    pub(crate) segment_bytes: u64,
+    disk_bytes_max: u64,
+    /// Bytes of files with records.
+    pub(crate) used_bytes: u64,
+    spares: Vec<Spare<D>>,
+    next_id: u64,
+    directory_changed: bool,
+    rng: fastrand::Rng,
+}
+
+#[derive(Debug)]
+struct Spare<D: Disk> {
+    key: SegmentKey,
+    file: Arc<D::File>,
+    length: u64,
+}
+
+impl<D: Disk> Space<D> {
+    /// No files yet; segments are numbered from `next_id`.
+    pub(crate) fn new(
+        disk: Arc<D>,
+        (segment_bytes, disk_bytes_max): (u64, u64),
+        next_id: u64,
+        rng: fastrand::Rng,
+    ) -> Self {
+        Self {
+            disk,
+            segment_bytes,
+            disk_bytes_max,
+            used_bytes: 0,
+            spares: Vec::new(),
+            next_id,
+            directory_changed: true,
+            rng,
+        }
+    }
+
+    /// Bytes of all files.
+    pub(crate) fn disk_bytes(&self) -> u64 {
+        self.used_bytes + self.spares.iter().map(|spare| spare.length).sum::<u64>()
+    }
+
+    /// Adds a spare that a start has found. It may be broken: then it is removed.
+    pub(crate) fn adopt(&mut self, key: SegmentKey) {
+        let name = key.free_name();
+        let opened = self.disk.open(&name).and_then(|file| Ok((self.disk.length(&file)?, file)));
+        match opened {
+            Ok((length, file)) if self.spares.len() < SPARES_MAX => {
+                self.spares.push(Spare { key, file: Arc::new(file), length });
+            }
+            _ => drop(self.disk.remove(&name)),
+        }
+    }
+
+    /// Has `count` spares ready, within the limit. `reserve` bytes below the limit are left for others.
+    pub(crate) fn ensure(&mut self, count: usize, reserve: u64) -> Result<(), Failure> {
+        loop {
+            let ready = self.spares.iter().filter(|spare| self.is_ready(spare)).count();
+            if ready >= count {
+                return Ok(());
+            }
+            // One whose file is shorter than a segment has given its blocks back.
+            let short = self.spares.iter().position(|spare| spare.length < self.segment_bytes);
+            let grows = short.map_or(self.segment_bytes, |at| self.segment_bytes - self.spares[at].length);
+            if self.disk_bytes() + grows + reserve > self.disk_bytes_max {
+                return Err(Failure::Full);
+            }
+            match short {
+                Some(at) => {
+                    let (file, segment_bytes) = (self.spares[at].file.clone(), self.segment_bytes);
+                    let grown = self.disk.resize(&file, segment_bytes).and_then(|()| self.disk.sync(&file));
+                    grown.map_err(|error| refusal("reserving space", error))?;
+                    self.spares[at].length = segment_bytes;
+                }
+                None => self.create()?,
+            }
+        }
+    }
+
+    fn is_ready(&self, spare: &Spare<D>) -> bool {
+        // More than one owner: a reader is not done with its last life.
+        spare.length >= self.segment_bytes && Arc::strong_count(&spare.file) == 1
+    }
+
+    fn create(&mut self) -> Result<(), Failure> {
+        let key = SegmentKey { id: self.id(), generation: 0, salt: self.rng.u32(..) };
+        let name = key.free_name();
+        let file = self.disk.create(&name, self.segment_bytes).map_err(|error| refusal("making a segment", error))?;
+        // It holds nothing yet: a failure here loses nothing, and a full disk shows itself here at the latest.
+        if let Err(error) = self.disk.sync(&file) {
+            drop(self.disk.remove(&name));
+            return Err(refusal("syncing a new segment", error));
+        }
+        self.directory_changed = true;
+        self.spares.push(Spare { key, file: Arc::new(file), length: self.segment_bytes });
+        Ok(())
+    }
+
+    fn id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id - 1
+    }
+
+    /// Turns a spare into a segment that may hold records. `ensure` must have said that there is one.
+    pub(crate) fn take(&mut self, header: &SegmentHeader) -> Result<(SegmentKey, Arc<D::File>), Failure> {
+        let at = self.spares.iter().position(|spare| self.is_ready(spare)).ok_or(Failure::Full)?;
+        let failed = |action| move |error| Failure::Io(action, error);
+        if self.directory_changed {
+            self.disk.sync_dir().map_err(failed("syncing the log's directory"))?;
+            self.directory_changed = false;
+        }
+        let spare = self.spares.swap_remove(at);
+        let key =
+            SegmentKey { id: self.id(), generation: spare.key.generation.wrapping_add(1), salt: self.rng.u32(..) };
+        let bytes = header.encode(key);
+        self.disk
+            .write_at(&spare.file, 0, &mut [IoSlice::new(&bytes)])
+            .map_err(failed("writing a segment's header"))?;
+        self.disk.sync(&spare.file).map_err(failed("syncing a segment's header"))?;
+        self.disk.rename(&spare.key.free_name(), &key.name()).map_err(failed("naming a segment"))?;
+        self.disk.sync_dir().map_err(failed("syncing the log's directory"))?;
+        self.used_bytes += spare.length;
+        Ok((key, spare.file))
+    }
+
+    /// Gives up a segment whose records are done: a spare for later, or space for others.
+    pub(crate) fn retire(&mut self, segment: &Segment<D>) -> Result<(), Failure> {
+        let (key, length) = (segment.key, segment.length);
+        if self.spares.len() < SPARES_MAX && length == self.segment_bytes {
+            self.disk
+                .rename(&key.name(), &key.free_name())
+                .map_err(|error| Failure::Io("retiring a segment", error))?;
+            self.spares.push(Spare { key, file: segment.file.clone(), length });
+        } else {
+            self.disk.remove(&key.name()).map_err(|error| Failure::Io("removing a segment", error))?;
+        }
+        self.used_bytes = self.used_bytes.saturating_sub(length);
+        self.directory_changed = true;
+        Ok(())
+    }
+}
+
+fn refusal(action: &'static str, error: io::Error) -> Failure {
+    if is_full(&error) { Failure::Full } else { Failure::Io(action, error) }
+}

@@ -1,0 +1,37 @@
+//! The queue's promises, each at the smallest layer that proves it.
+//!
+//! - `world`: a log on a simulated disk with simulated metadata, in lock-step with a model of what it promised.
+//! - `simulation`: random operations, crashes and faults by seed. `PILLION_QUEUE_SEED=n` replays one.
+//! - `promises`: single situations on the simulated disk.
+//! - `files`: the whole queue with its threads, on real files and with the real sled.
+//! - `golden`: the bytes of format version 1.
+
+mod simulation;
+mod world;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::TenantRecord;
+use crate::base::{DestinationName, TenantName};
+
+fn destination(name: &str) -> DestinationName {
+    DestinationName(name.into())
+}
+
+/// Traces go to `a` and `b`, metrics to `a`, logs nowhere but `b`.
+fn tenant_record(name: &str) -> TenantRecord {
+    TenantRecord {
+        name: TenantName::parse(name).expect("a valid name"),
+        pod_uid: Some("6d1b9f5e-uid".to_owned()),
+        destinations: [vec![destination("a"), destination("b")], vec![destination("a")], vec![destination("b")]],
+        max_age: Duration::from_secs(3600),
+    }
+}
+
+/// Everything posted to a mailbox so far.
+fn posted<T>(mailbox: &Arc<crate::base::mailbox::Mailbox<T>>) -> Vec<T> {
+    let mut out = Vec::new();
+    let _ = mailbox.poll_take(&mut std::task::Context::from_waker(std::task::Waker::noop()), &mut out);
+    out
+}

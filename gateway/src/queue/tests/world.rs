@@ -1,0 +1,455 @@
+//! A log on a simulated disk, and a model of everything that it has promised.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::mpsc::sync_channel;
+
+use bytes::Bytes;
+
+use super::{posted, tenant_record};
+use crate::base::handoff::{Arrival, Handoff};
+use crate::base::mailbox::Mailbox;
+use crate::base::{Batch, DestinationName, Sequence, Signal, TenantId};
+use crate::queue::disk::Disk;
+use crate::queue::disk::sim::SimDisk;
+use crate::queue::index::{Index, Wanted};
+use crate::queue::log::{Log, Request};
+use crate::queue::meta::{Meta, Saved, Update, load_or_discard};
+use crate::queue::recovery::{Params, RecoverError, Survey, recover};
+use crate::queue::stats::Stats;
+use crate::queue::{Append, AppendError, Completion, CursorState, Recovery, Reply, Stored, reader};
+
+/// Small, so that a run goes through many lives of each file.
+pub(super) const SEGMENT_BYTES: u64 = 16 * 1024;
+pub(super) const DISK_BYTES_MAX: u64 = 10 * SEGMENT_BYTES;
+
+/// A record that was appended.
+#[derive(Debug, Clone)]
+pub(super) struct Known {
+    pub(super) tenant: TenantId,
+    pub(super) signal: Signal,
+    pub(super) payload: Bytes,
+    pub(super) state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum State {
+    /// Refused before anything was written: must never be seen.
+    Refused,
+    /// The outcome was a failure, or a crash came before it: may be there or not.
+    Unknown,
+    /// Acknowledged as buffered: survives a kill.
+    Buffered,
+    /// Acknowledged as durable, or made so by a later sync: survives a power loss.
+    Durable,
+}
+
+/// What must be true after a crash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Crash {
+    Clean,
+    Kill,
+    PowerLoss,
+}
+
+/// Metadata that may lose, delay or garble what it was told.
+#[derive(Debug, Default)]
+pub(super) struct SimMeta {
+    history: Vec<Saved>,
+    broken: bool,
+}
+
+pub(super) struct World {
+    pub(super) rng: fastrand::Rng,
+    pub(super) disk: Arc<SimDisk>,
+    pub(super) meta: SimMeta,
+    pub(super) log: Log<SimDisk>,
+    pub(super) index: Arc<Index<SimDisk>>,
+    pub(super) stats: Arc<Stats>,
+    handoff: Arc<Handoff>,
+    pub(super) tenants: Vec<TenantId>,
+    pub(super) known: BTreeMap<u64, Known>,
+    next_number: u64,
+    /// Where each record is, by its number.
+    pub(super) positions: BTreeMap<u64, Sequence>,
+    pub(super) cursors: BTreeMap<(TenantId, DestinationName), CursorState>,
+    durable_cursors: BTreeMap<(TenantId, DestinationName), Sequence>,
+    last_handed: BTreeMap<TenantId, Sequence>,
+    pub(super) last_recovery: Recovery,
+    was_flipped: bool,
+}
+
+impl Meta for SimMeta {
+    fn load(&mut self) -> Result<Option<Saved>, String> {
+        if std::mem::take(&mut self.broken) { Err("broken".to_owned()) } else { Ok(self.history.last().cloned()) }
+    }
+
+    fn save(&mut self, update: &Update) -> Result<(), String> {
+        let mut saved = self.history.last().cloned().unwrap_or_default();
+        (saved.epoch, saved.tenants_next) = (update.epoch, update.tenants_next);
+        for cursor in &update.cursors {
+            saved.cursors.retain(|old| (old.tenant, &old.destination) != (cursor.tenant, &cursor.destination));
+            saved.cursors.push(CursorState { beyond: Vec::new(), ..cursor.clone() });
+        }
+        self.history.push(saved);
+        Ok(())
+    }
+
+    fn discard(&mut self) -> Result<(), String> {
+        self.history.clear();
+        Ok(())
+    }
+}
+
+impl SimMeta {
+    /// What a crash leaves: the latest (which may be ahead of the log), an older state, nothing, or garbage.
+    fn crash(&mut self, rng: &mut fastrand::Rng) {
+        match rng.u8(0..4) {
+            0 => self.history.clear(),
+            1 => self.broken = true,
+            2 => self.history.truncate(rng.usize(0..=self.history.len())),
+            _ => {}
+        }
+    }
+}
+
+type Parts = (Log<SimDisk>, Recovery, Arc<Index<SimDisk>>, Arc<Stats>, Arc<Handoff>);
+
+fn start(disk: &Arc<SimDisk>, meta: &mut SimMeta, seed: u64) -> Result<Parts, RecoverError> {
+    let (index, stats, handoff) =
+        (Arc::new(Index::default()), Arc::new(Stats::default()), Arc::new(Handoff::new(4096)));
+    let survey = Survey::of(&**disk)?;
+    let (saved, _) = load_or_discard(meta);
+    let params = Params {
+        segment_bytes: SEGMENT_BYTES,
+        disk_bytes_max: DISK_BYTES_MAX,
+        log_id: 77,
+        rng: fastrand::Rng::with_seed(seed),
+        saved,
+    };
+    let shared = (index.clone(), stats.clone(), handoff.clone());
+    let (log, recovery) = recover(disk.clone(), survey, params, shared)?;
+    Ok((log, recovery, index, stats, handoff))
+}
+
+impl World {
+    pub(super) fn new(seed: u64) -> Self {
+        let disk = Arc::new(SimDisk::new(seed));
+        let mut meta = SimMeta::default();
+        let (log, last_recovery, index, stats, handoff) = start(&disk, &mut meta, seed).expect("an empty disk opens");
+        Self {
+            rng: fastrand::Rng::with_seed(seed),
+            disk,
+            meta,
+            log,
+            index,
+            stats,
+            handoff,
+            tenants: Vec::new(),
+            known: BTreeMap::new(),
+            next_number: 0,
+            positions: BTreeMap::new(),
+            cursors: BTreeMap::new(),
+            durable_cursors: BTreeMap::new(),
+            last_handed: BTreeMap::new(),
+            last_recovery,
+            was_flipped: false,
+        }
+    }
+
+    /// Registers a tenant; `None` if the log refused.
+    pub(super) fn register(&mut self, name: &str) -> Option<TenantId> {
+        let (reply, result) = sync_channel(1);
+        self.step(vec![Request::Register(tenant_record(name), reply)]);
+        let id = result.try_recv().expect("every registration is answered").ok()?;
+        if !self.tenants.contains(&id) {
+            self.tenants.push(id);
+        }
+        Some(id)
+    }
+
+    /// An append of new records with these payload lengths.
+    pub(super) fn append_of(
+        &mut self,
+        (tenant, sync): (TenantId, bool),
+        lengths: &[usize],
+        mailbox: &Arc<Mailbox<Completion>>,
+    ) -> Request {
+        let first = self.next_number;
+        let parts = lengths.iter().map(|length| {
+            let number = self.next_number;
+            self.next_number += 1;
+            let mut payload = number.to_le_bytes().to_vec();
+            payload.resize(8 + length, number as u8);
+            let signal = Signal::ALL[self.rng.usize(0..3)];
+            let payload = Bytes::from(payload);
+            let known = Known { tenant, signal, payload: payload.clone(), state: State::Unknown };
+            self.known.insert(number, known);
+            Batch { tenant, signal, items: 1 + (number % 5) as u32, received_unix_ms: number, payload, guard: None }
+        });
+        let parts = parts.collect();
+        // The ticket says which records it was: the first and how many.
+        let reply = Reply { mailbox: mailbox.clone(), ticket: first << 8 | lengths.len() as u64 };
+        Request::Append(Append { parts, sync, reply: Some(reply) })
+    }
+
+    /// Appends one request and says how it ended.
+    pub(super) fn append(&mut self, tenant: TenantId, sync: bool, lengths: &[usize]) -> Result<Sequence, AppendError> {
+        let mailbox = Arc::default();
+        let request = self.append_of((tenant, sync), lengths, &mailbox);
+        self.step_with(vec![request], &mailbox)[0].result
+    }
+
+    pub(super) fn step(&mut self, requests: Vec<Request>) {
+        self.step_with(requests, &Arc::default());
+    }
+
+    /// Commits a group, and notes what it promised.
+    pub(super) fn step_with(
+        &mut self,
+        mut requests: Vec<Request>,
+        mailbox: &Arc<Mailbox<Completion>>,
+    ) -> Vec<Completion> {
+        let synced: BTreeMap<u64, bool> = requests
+            .iter()
+            .filter_map(|request| match request {
+                Request::Append(append) => append.reply.as_ref().map(|reply| (reply.ticket, append.sync)),
+                _ => None,
+            })
+            .collect();
+        let cursors: Vec<CursorState> = requests
+            .iter()
+            .filter_map(|request| match request {
+                Request::Checkpoint(cursors) => Some(cursors.clone()),
+                _ => None,
+            })
+            .flatten()
+            .collect();
+        let sync_all = self.rng.u8(0..20) == 0;
+        self.log.step(&mut requests, sync_all, 5);
+        let poisoned = self.stats.is_poisoned();
+        let completions = posted(mailbox);
+        assert_eq!(completions.len(), synced.len(), "every append is answered, and only once");
+        for completion in &completions {
+            let (first, count) = (completion.ticket >> 8, completion.ticket & 255);
+            let state = match completion.result {
+                Ok(_) if synced[&completion.ticket] => State::Durable,
+                Ok(_) => State::Buffered,
+                Err(AppendError::Poisoned) => State::Unknown,
+                Err(_) => State::Refused,
+            };
+            (first..first + count).for_each(|number| self.known.get_mut(&number).expect("appended").state = state);
+        }
+        for cursor in cursors {
+            self.cursors.insert((cursor.tenant, cursor.destination.clone()), cursor);
+        }
+        if !poisoned && !self.log.appender.is_unsynced() {
+            self.note_all_durable();
+        }
+        if let Some(update) = self.log.take_update() {
+            self.meta.save(&update).expect("the simulation saves");
+        }
+        self.check_handoff(completions.iter().any(|completion| completion.result == Err(AppendError::Poisoned)));
+        completions
+    }
+
+    fn note_all_durable(&mut self) {
+        for known in self.known.values_mut().filter(|known| known.state == State::Buffered) {
+            known.state = State::Durable;
+        }
+        for (key, cursor) in &self.cursors {
+            // A refused checkpoint is not in the log.
+            let tenant = self.log.tenants.find(key.0);
+            let kept = tenant.and_then(|tenant| tenant.cursors.get(&key.1)).map(|kept| kept.acknowledged);
+            self.durable_cursors.insert(key.clone(), kept.unwrap_or_default().min(cursor.acknowledged));
+        }
+    }
+
+    /// Each tenant's chain of handed-over records has no gap.
+    fn check_handoff(&mut self, failed: bool) {
+        let mut arrivals = VecDeque::new();
+        let _ = self.handoff.poll_take(&mut std::task::Context::from_waker(std::task::Waker::noop()), &mut arrivals);
+        assert!(!failed || arrivals.is_empty(), "nothing of a group that failed is exported");
+        for arrival in arrivals {
+            let Arrival::Committed(committed) = arrival else { panic!("nothing volatile goes through the log") };
+            let last = self.last_handed.insert(committed.tenant, committed.sequence).unwrap_or_default();
+            assert_eq!(committed.previous, last, "a gap would never be delivered");
+            assert!(committed.sequence > committed.previous);
+        }
+    }
+
+    /// Everything of a tenant that the log returns, in pieces.
+    pub(super) fn read(&mut self, tenant: TenantId, after: Sequence) -> Vec<Stored> {
+        let mut records = Vec::new();
+        let mut after = after;
+        loop {
+            let wanted = Wanted { tenant, after, bytes_max: self.rng.usize(0..4000) };
+            let read = reader::read(&*self.disk, &self.index, &self.stats.damaged_records, wanted).expect("it reads");
+            assert!(read.records.iter().all(|record| record.sequence > after && record.sequence <= read.through));
+            if read.through == after {
+                return records;
+            }
+            records.extend(read.records);
+            after = read.through;
+        }
+    }
+
+    /// Crashes and starts again, then compares everything with the model. `flipped`: a bit of the log was damaged.
+    pub(super) fn restart(&mut self, crash: Crash, flip: bool) {
+        match crash {
+            Crash::Clean => {
+                self.log.close().expect("a healthy log closes");
+                self.note_all_durable();
+                self.disk.kill();
+            }
+            Crash::Kill => self.disk.kill(),
+            Crash::PowerLoss => self.disk.lose_power(),
+        }
+        if crash != Crash::Clean {
+            self.meta.crash(&mut self.rng);
+        }
+        let flipped = flip && self.flip_a_bit();
+        self.was_flipped |= flipped;
+        self.reopen(crash, flipped);
+    }
+
+    fn reopen(&mut self, crash: Crash, flipped: bool) {
+        let seed = self.rng.u64(..);
+        let (log, recovery, index, stats, handoff) = match start(&self.disk, &mut self.meta, seed) {
+            Ok(parts) => parts,
+            Err(error) => {
+                // A crash during the recovery; without faults there is none.
+                let RecoverError::Io(_, _, source) = &error else { panic!("{error:?}") };
+                assert_eq!(source.to_string(), "the process is dead");
+                self.disk.kill();
+                start(&self.disk, &mut self.meta, seed).expect("it opens after the crash of a recovery")
+            }
+        };
+        (self.log, self.index, self.stats, self.handoff) = (log, index, stats, handoff);
+        self.check_cursors(&recovery, crash, flipped);
+        self.check_records(&recovery, crash, flipped);
+        self.last_recovery = recovery;
+    }
+
+    fn check_cursors(&mut self, recovery: &Recovery, crash: Crash, flipped: bool) {
+        let found: BTreeMap<_, _> = recovery
+            .tenants
+            .iter()
+            .flat_map(|tenant| &tenant.cursors)
+            .map(|cursor| ((cursor.tenant, cursor.destination.clone()), cursor.clone()))
+            .collect();
+        for (key, cursor) in &found {
+            let sent = self.cursors.get(key).map(|sent| sent.acknowledged).unwrap_or_default();
+            assert!(cursor.acknowledged <= sent, "{key:?} claims more than was ever delivered");
+        }
+        for (key, durable) in &self.durable_cursors {
+            let recovered = found.get(key).map(|cursor| cursor.acknowledged).unwrap_or_default();
+            assert!(flipped || recovered >= *durable, "{crash:?}: {key:?} went back from {durable:?} to {recovered:?}");
+        }
+        self.cursors = found;
+    }
+
+    fn floor(&self, tenant: TenantId, signal: Signal) -> Sequence {
+        let names = &tenant_record("a/b").destinations[signal.index()];
+        let of = |name: &DestinationName| {
+            let key = (tenant, name.clone());
+            let recovered = self.cursors.get(&key).map(|cursor| cursor.acknowledged).unwrap_or_default();
+            // What was durably passed may be gone even if a damaged checkpoint makes the cursor go back.
+            recovered.max(self.durable_cursors.get(&key).copied().unwrap_or_default())
+        };
+        names.iter().map(of).min().expect("every signal has a destination")
+    }
+
+    fn check_records(&mut self, recovery: &Recovery, crash: Crash, flipped: bool) {
+        let recovered: BTreeSet<TenantId> = recovery.tenants.iter().map(|tenant| tenant.id).collect();
+        assert!(self.tenants.iter().all(|id| recovered.contains(id)), "no registered tenant is forgotten");
+        let mut found = BTreeMap::new();
+        for tenant in &recovery.tenants {
+            let records = self.read(tenant.id, Sequence::ZERO);
+            self.last_handed.insert(tenant.id, tenant.last);
+            // An index counts a record whose bytes were damaged later.
+            if !self.was_flipped {
+                let pending = pending(tenant, &records);
+                assert_eq!(tenant.pending_items, pending, "the balance closes over a restart");
+            }
+            for pair in records.windows(2) {
+                assert!(pair[0].sequence < pair[1].sequence, "in order");
+            }
+            for record in records {
+                let number = u64::from_le_bytes(record.payload[..8].try_into().expect("at least its number"));
+                let known = self.known.get(&number).expect("only what was appended, or dropped by an earlier crash");
+                assert_eq!((known.tenant, known.signal, &known.payload), (tenant.id, record.signal, &record.payload));
+                assert_ne!(known.state, State::Refused, "a refused record is never seen");
+                assert_eq!(found.insert(number, record.sequence), None, "no record twice");
+            }
+        }
+        let survives = |state| match crash {
+            Crash::PowerLoss => state == State::Durable,
+            Crash::Kill | Crash::Clean => state >= State::Buffered,
+        };
+        let lost: Vec<u64> = self
+            .known
+            .iter()
+            .filter(|(number, known)| survives(known.state) && !found.contains_key(number))
+            .filter(|(number, known)| {
+                self.positions.get(number).is_none_or(|at| *at > self.floor(known.tenant, known.signal))
+            })
+            .map(|(number, _)| *number)
+            .collect();
+        assert!(lost.len() <= usize::from(flipped), "{crash:?}: records {lost:?} were acknowledged and are gone");
+        // From here on only what was found exists, and it is on disk.
+        self.known.retain(|number, _| found.contains_key(number));
+        self.known.values_mut().for_each(|known| known.state = State::Durable);
+        self.positions = found;
+        // What came from sled alone is in the log only after this boot's first sync.
+        for (key, durable) in &mut self.durable_cursors {
+            let recovered = self.cursors.get(key).map(|cursor| cursor.acknowledged).unwrap_or_default();
+            *durable = recovered.min(*durable);
+        }
+    }
+
+    fn flip_a_bit(&mut self) -> bool {
+        let mut names = self.disk.list().expect("it lists");
+        names.retain(|name| name.ends_with(".seg"));
+        if names.is_empty() {
+            return false;
+        }
+        let name = &names[self.rng.usize(0..names.len())];
+        let bits = self.disk.bytes(name).len() * 8;
+        if bits > 0 {
+            self.disk.flip_bit(name, self.rng.usize(0..bits));
+        }
+        bits > 0
+    }
+
+    /// Positions of what is committed now, to place cursors at.
+    pub(super) fn note_positions(&mut self) {
+        for tenant in self.tenants.clone() {
+            for record in self.read(tenant, Sequence::ZERO) {
+                let number = u64::from_le_bytes(record.payload[..8].try_into().expect("at least its number"));
+                self.positions.insert(number, record.sequence);
+            }
+        }
+    }
+
+    /// Damaged records so far.
+    pub(super) fn damaged(&self) -> u64 {
+        let counter: &AtomicU64 = &self.stats.damaged_records;
+        counter.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+/// What the tenant's destinations still wait for, counted one by one.
+fn pending(tenant: &crate::queue::RecoveredTenant, records: &[Stored]) -> [u64; 3] {
+    let mut pending = [0; 3];
+    for record in records {
+        let waits = tenant.record.destinations[record.signal.index()].iter().any(|name| {
+            let cursor = tenant.cursors.iter().find(|cursor| cursor.destination == *name);
+            cursor
+                .is_none_or(|cursor| record.sequence > cursor.acknowledged && !cursor.beyond.contains(&record.sequence))
+        });
+        pending[record.signal.index()] += u64::from(record.items) * u64::from(waits);
+    }
+    pending
+}

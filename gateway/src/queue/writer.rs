@@ -1,0 +1,137 @@
+//! The writer's thread, its inbox, and the directory around the log.
+//!
+//! Owns the lock of the data directory, the thread that loops over [`Log::step`] and the one that saves metadata. The
+//! writer takes all that waits at once: what arrives during one fdatasync shares the next, so a busy node syncs rarely
+//! and an idle one answers after a single sync. It ends when the inbox is closed, after committing what waits.
+
+use std::io;
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::AppendError;
+use super::disk::Disk;
+use super::log::{Log, Request};
+use super::meta::MetaInbox;
+use super::stats::Stats;
+
+/// Buffered appends and cursors that nobody waits for are made durable when the writer has been idle for so long.
+const IDLE_SYNC: Duration = Duration::from_secs(1);
+
+/// Requests that wait for the writer, bounded by their bytes.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    bytes_max: usize,
+    waiting: Mutex<Waiting>,
+    arrived: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    requests: Vec<Request>,
+    bytes: usize,
+    closed: bool,
+    /// Only then is a wake worth its system call.
+    writer_sleeps: bool,
+}
+
+/// What the writer is to do next.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    Commit,
+    SyncIdle,
+    End,
+}
+
+impl Inbox {
+    /// At least one request always fits.
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        Self { bytes_max, waiting: Mutex::default(), arrived: Condvar::new() }
+    }
+
+    /// Leaves a request, or gives it back.
+    pub(crate) fn put(&self, request: Request) -> Result<(), (Request, AppendError)> {
+        let size = request.size();
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.closed {
+            return Err((request, AppendError::Closed));
+        }
+        if waiting.bytes > 0 && waiting.bytes + size > self.bytes_max {
+            return Err((request, AppendError::Busy));
+        }
+        waiting.bytes += size;
+        waiting.requests.push(request);
+        let wake = std::mem::take(&mut waiting.writer_sleeps);
+        drop(waiting);
+        if wake {
+            self.arrived.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Refuses what comes; what waits is still committed.
+    pub(crate) fn close(&self) {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
+        self.arrived.notify_one();
+    }
+
+    /// Takes all that waits into `requests`, which is empty.
+    fn take(&self, requests: &mut Vec<Request>, is_dirty: bool) -> Next {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if !waiting.requests.is_empty() {
+                std::mem::swap(&mut waiting.requests, requests);
+                waiting.bytes = 0;
+                return Next::Commit;
+            }
+            if waiting.closed {
+                return Next::End;
+            }
+            waiting.writer_sleeps = true;
+            if is_dirty {
+                let (woken, timeout) =
+                    self.arrived.wait_timeout(waiting, IDLE_SYNC).unwrap_or_else(PoisonError::into_inner);
+                waiting = woken;
+                if timeout.timed_out() && waiting.requests.is_empty() && !waiting.closed {
+                    waiting.writer_sleeps = false;
+                    return Next::SyncIdle;
+                }
+            } else {
+                waiting = self.arrived.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+            }
+            waiting.writer_sleeps = false;
+        }
+    }
+}
+
+/// Poisons the log when the writer's thread unwinds: nobody else would ever answer those who wait.
+#[derive(Debug)]
+pub(crate) struct PoisonOnPanic<'a>(pub(crate) &'a Stats);
+
+impl Drop for PoisonOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.poison();
+        }
+    }
+}
+
+/// The thread's loop. Returns when the inbox is closed and everything is committed.
+pub(crate) fn run<D: Disk>(inbox: &Inbox, log: &mut Log<D>, meta: &MetaInbox) -> io::Result<()> {
+    let mut requests = Vec::new();
+    loop {
+        match inbox.take(&mut requests, log.appender.is_unsynced()) {
+            Next::Commit => log.step(&mut requests, false, now_unix_ms()),
+            Next::SyncIdle => log.step(&mut requests, true, now_unix_ms()),
+            Next::End => break,
+        }
+        if let Some(update) = log.take_update() {
+            meta.put(update);
+        }
+    }
+    log.close()
+}
+
+fn now_unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
