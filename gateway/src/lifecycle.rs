@@ -51,7 +51,7 @@ use door::Door;
 use reaper::Reaper;
 use reserve::Reserve;
 use session::{Disposal, Watched};
-use site::{Command, Parts, Rules, Surroundings};
+use site::{Command, Paces, Parts, Rules, Surroundings};
 use sockets::Sockets;
 use watchdog::Watchdog;
 
@@ -171,18 +171,14 @@ impl Lifecycle {
     /// Makes the sockets of a tenant and serves them. Must be called on the control runtime. An error if the tenant has a
     /// site already, or its sockets cannot be made.
     pub fn add(&self, site: Site) -> Result<(), LifecycleError> {
-        self.admit(Door::Tenant(site.tenant), site.socket_dir, site.ports, site.namespace, site.orphan_grace)
+        let Site { tenant, socket_dir, ports, namespace, orphan_grace } = site;
+        let rules =
+            Rules { tenant: tenant.identity().name.clone(), ports, namespace, orphan_grace, paces: Paces::default() };
+        self.admit(Door::Tenant(tenant), socket_dir, rules)
     }
 
-    fn admit(
-        &self,
-        door: Door,
-        socket_dir: PathBuf,
-        ports: Ports,
-        namespace: NamespaceRule,
-        orphan_grace: Option<Duration>,
-    ) -> Result<(), LifecycleError> {
-        let tenant = door.name();
+    fn admit(&self, door: Door, socket_dir: PathBuf, rules: Rules) -> Result<(), LifecycleError> {
+        let tenant = rules.tenant.clone();
         let mut sites = self.sites();
         while sites.tasks.try_join_next().is_some() {}
         if sites.by_name.contains_key(&tenant) {
@@ -201,7 +197,7 @@ impl Lifecycle {
         let (status, snapshot) = watch::channel(SiteSnapshot::default());
         let acceptor = Arc::clone(&self.acceptors[sites.added % self.acceptors.len()]);
         let site = site::Site::new(Parts {
-            rules: Rules { tenant: tenant.clone(), ports, namespace, orphan_grace },
+            rules,
             around: Surroundings { acceptor, claims: Arc::clone(&self.claims), counters: Arc::clone(&self.counters) },
             otlp: disposal.foreign(otlp),
             disposal,

@@ -27,12 +27,6 @@ use super::{NamespaceRule, SiteSnapshot};
 use crate::base::TenantName;
 use crate::config::Ports;
 
-/// Rounds of taking connections from `ctl`.
-const HELLO_PACE: Rule = Rule { burst: 10, interval: Duration::from_millis(250) };
-
-/// Messages: a restart tells about a dozen.
-const MESSAGE_PACE: Rule = Rule { burst: 256, interval: Duration::from_millis(2) };
-
 /// After an accept on `ctl` has failed for want of descriptors or memory.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
@@ -43,6 +37,25 @@ pub(super) struct Rules {
     pub(super) ports: Ports,
     pub(super) namespace: NamespaceRule,
     pub(super) orphan_grace: Option<Duration>,
+    pub(super) paces: Paces,
+}
+
+/// How fast a shim is listened to. What it says faster stays unread.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Paces {
+    /// Rounds of taking connections from `ctl`.
+    pub(super) hellos: Rule,
+    /// Messages: a restart tells about a dozen.
+    pub(super) messages: Rule,
+}
+
+impl Default for Paces {
+    fn default() -> Self {
+        Self {
+            hellos: Rule { burst: 10, interval: Duration::from_millis(250) },
+            messages: Rule { burst: 256, interval: Duration::from_millis(2) },
+        }
+    }
 }
 
 /// What a site shares with the others.
@@ -117,6 +130,7 @@ impl Site {
         let otlp = Slot::park(&around.acceptor, &doorway, otlp, None);
         otlp.poll();
         let now = Instant::now();
+        let paces = rules.paces;
         Self {
             custody: Custody::new(rules.orphan_grace),
             rules,
@@ -133,8 +147,8 @@ impl Site {
             slots: HashMap::new(),
             donated: None,
             finishing: None,
-            hellos: Pace::new(HELLO_PACE, now),
-            messages: Pace::new(MESSAGE_PACE, now),
+            hellos: Pace::new(paces.hellos, now),
+            messages: Pace::new(paces.messages, now),
             accept_after: None,
         }
     }
