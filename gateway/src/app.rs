@@ -18,17 +18,15 @@ pub mod validate;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-/// Runs the command.
+/// Runs the command; `args` begins with the program's name.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let command = match cli::parse(args) {
-        Ok(command) => command,
-        Err(stop) => return stop.print(),
-    };
-    match command {
-        cli::Command::Shim(args) => pillion_shim::main(args.into_iter()),
-        cli::Command::Validate(args) => validate::run(&args),
-        cli::Command::Send(args) => send::run(&args),
-        cli::Command::Worker(args) => supervisor::worker(args),
-        supervised @ (cli::Command::Run(_) | cli::Command::Standalone(_)) => supervisor::run(supervised),
+    let args: Vec<OsString> = args.into_iter().collect();
+    match cli::parse(args.iter().cloned()) {
+        Err(stop) => stop.print(),
+        Ok(cli::Command::Shim(shim)) => pillion_shim::main(shim.into_iter()),
+        Ok(cli::Command::Validate(validate)) => validate::run(&validate),
+        Ok(cli::Command::Send(send)) => send::run(&send),
+        Ok(cli::Command::Worker(worker)) => supervisor::worker(worker),
+        Ok(command @ (cli::Command::Run(_) | cli::Command::Standalone(_))) => supervisor::run(&command, args),
     }
 }

@@ -16,6 +16,7 @@ mod unit;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::Path;
 
@@ -27,6 +28,18 @@ use tree::Place;
 
 /// What a variable of the environment is set to.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+impl Default for Config {
+    /// No destination and no tenant yet.
+    fn default() -> Self {
+        Self {
+            node: Node::default(),
+            defaults: Policy::default(),
+            destinations: BTreeMap::new(),
+            tenants: BTreeMap::new(),
+        }
+    }
+}
 
 impl Config {
     /// Reads and checks a file, with this process's environment. The errors are in the order of the file, at most 200.

@@ -5,6 +5,8 @@
 
 #![expect(unsafe_code, reason = "socket options that rustix does not wrap; every block has its reason")]
 
+pub(crate) mod signal;
+
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};

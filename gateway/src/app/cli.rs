@@ -285,3 +285,95 @@ fn loopback(text: &str) -> Result<SocketAddr, String> {
     }
     Ok(SocketAddr::new(host, port))
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn words(line: &str) -> Result<Command, Stop> {
+        parse(std::iter::once("pillion").chain(line.split_whitespace()).map(OsString::from))
+    }
+
+    fn stop(line: &str) -> (bool, String) {
+        match words(line) {
+            Err(stop) => (stop.0.use_stderr(), stop.0.to_string()),
+            Ok(command) => panic!("{line}: {command:?}"),
+        }
+    }
+
+    /// Scenario: clap's own check of the definition.
+    /// Guarantees: no two options share a name, and every default is valid.
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    /// Scenario: addresses as people write them, and such that would open the machine to its network.
+    /// Guarantees: port, :port and host:port mean the same; anything but loopback is refused with the reason.
+    #[test]
+    fn addresses_are_loopback_in_every_spelling() {
+        for text in ["4317", ":4317", "127.0.0.1:4317", "localhost:4317", "[::1]:4317"] {
+            assert_eq!(shim_port(text), Ok(4317), "{text}");
+        }
+        for (text, reason) in [
+            ("0.0.0.0:4317", "not a loopback address"),
+            ("10.0.0.1:4317", "not a loopback address"),
+            ("[::]:4317", "not a loopback address"),
+            ("127.0.0.2:4317", "127.0.0.1 and ::1 only"),
+            ("example.org:4317", "is no address"),
+            ("0", "port 0"),
+            ("", "is no port"),
+            ("65536", "is no port"),
+            ("grpc", "is no port"),
+        ] {
+            assert!(shim_port(text).is_err_and(|error| error.contains(reason)), "{text}");
+        }
+        assert_eq!(loopback("127.0.0.2:80"), Ok(SocketAddr::from(([127, 0, 0, 2], 80))));
+    }
+
+    /// Scenario: wrong words and options.
+    /// Guarantees: the message suggests what was probably meant, and goes to stderr.
+    #[test]
+    fn mistakes_are_answered_with_a_suggestion() {
+        for (line, part) in [
+            ("standalon", "'standalone'"),
+            ("standalone --dat-dir x", "'--data-dir'"),
+            ("run --confg x", "'--config'"),
+            ("run", "--config <FILE>"),
+            ("standalone --protocol http --destination http://h", "http/protobuf"),
+            ("standalone --protocol grpc", "--destination"),
+            ("send --count 0", "1..=1000000"),
+        ] {
+            let (stderr, text) = stop(line);
+            assert!(stderr && text.contains(part), "{line}: {text}");
+        }
+    }
+
+    /// Scenario: help of the command and of each part of it, and the version.
+    /// Guarantees: they go to stdout and show examples; the worker is not a command for people.
+    #[test]
+    fn help_teaches() {
+        for line in ["--help", "run --help", "standalone --help", "validate --help", "send --help"] {
+            let (stderr, text) = stop(line);
+            assert!(!stderr && text.contains("Example"), "{line}: {text}");
+            assert!(!text.contains("worker --") && !text.contains("  worker"), "{line}: {text}");
+        }
+        assert_eq!(stop("--version"), (false, format!("pillion {}\n", env!("CARGO_PKG_VERSION"))));
+    }
+
+    /// Scenario: the shim's own options, and what a supervisor starts.
+    /// Guarantees: the first pass through untouched, `--help` included; the second carries the whole command.
+    #[test]
+    fn shim_and_worker_carry_their_arguments() {
+        let Ok(Command::Shim(args)) = words("shim run --dir d --help -x") else { panic!("a shim") };
+        assert_eq!(args, ["pillion shim", "run", "--dir", "d", "--help", "-x"]);
+
+        let line = "worker --supervisor 7 --restarts 2 --last-reason aborted -- run --config c.yaml";
+        let Ok(Command::Worker(worker)) = words(line) else { panic!("a worker") };
+        assert_eq!((worker.supervisor, worker.restarts, worker.last_reason.as_deref()), (7, 2, Some("aborted")));
+        assert!(matches!(*worker.command, Command::Run(RunArgs { config }) if config == PathBuf::from("c.yaml")));
+        assert!(words("worker --supervisor 7 --restarts 0 -- validate x").is_err());
+    }
+}

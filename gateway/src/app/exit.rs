@@ -70,3 +70,20 @@ impl From<Exit> for ExitCode {
         Self::from(exit as u8)
     }
 }
+
+/// Why a command ends before it has begun: what to tell the person, and the status.
+#[derive(Debug)]
+pub struct Refusal {
+    /// The status.
+    pub exit: Exit,
+    /// One or more lines: what is wrong and what to do.
+    pub message: String,
+}
+
+impl Refusal {
+    /// Says it on stderr.
+    pub fn print(&self) -> ExitCode {
+        eprintln!("error: {}", self.message);
+        self.exit.into()
+    }
+}

@@ -16,6 +16,10 @@ use crate::config::reader::{Member, Section, Value};
 use crate::config::types::{Compression, Destination, DestinationKind, Header, HeaderSource, Retry, Tls};
 
 const HEADERS_MAX: usize = 64;
+/// A stock Collector's limit.
+const MAX_MESSAGE_BYTES: u64 = 4 << 20;
+const TIMEOUT: Duration = Duration::from_secs(10);
+const WINDOW: usize = 8;
 
 /// Headers that belong to the protocol: set twice they would break every request.
 const RESERVED: [&str; 12] = [
@@ -92,12 +96,12 @@ fn read(section: &mut Section<'_>) -> Option<Destination> {
     Some(Destination {
         kind: kind?,
         compression: compression.unwrap_or(Compression::None),
-        max_message_bytes: max_message_bytes.unwrap_or(4 << 20),
+        max_message_bytes: max_message_bytes.unwrap_or(MAX_MESSAGE_BYTES),
         tls,
         headers,
-        timeout: timeout.unwrap_or(Duration::from_secs(10)),
+        timeout: timeout.unwrap_or(TIMEOUT),
         retry,
-        window: window.unwrap_or(8),
+        window: window.unwrap_or(WINDOW),
         merge: merge.unwrap_or(true),
         allow,
     })
@@ -134,12 +138,7 @@ fn kind(section: &mut Section<'_>) -> Option<DestinationKind> {
                 section.fail("endpoint is missing", "for example endpoint: https://otel.example:4317");
                 return None;
             };
-            let uri = uri(&endpoint)?;
-            if uri.path_and_query().is_some_and(|path| path.as_str() != "/") {
-                endpoint.fail("a gRPC endpoint has no path", "write scheme, host and port only, or use protocol: http");
-                return None;
-            }
-            Some(DestinationKind::Grpc { endpoint: uri })
+            dialable(&endpoint, DestinationKind::grpc)
         }
         Protocol::Http => http_urls(section, endpoint, per_signal),
     }
@@ -177,14 +176,58 @@ fn http_urls(
 }
 
 /// The URL of a signal below the base of an OTLP/HTTP endpoint.
-pub(in crate::config) fn below(base: &Uri, signal: Signal) -> Option<Uri> {
+fn below(base: &Uri, signal: Signal) -> Option<Uri> {
     format!("{}{}", base.to_string().trim_end_matches('/'), signal.http_path()).parse().ok()
 }
 
+impl DestinationKind {
+    /// OTLP/gRPC to `http(s)://host:port`. The error says what is wrong and never quotes the URL.
+    pub fn grpc(url: &str) -> Result<Self, &'static str> {
+        let endpoint = endpoint_uri(url)?;
+        if endpoint.path_and_query().is_some_and(|path| path.as_str() != "/") {
+            return Err("a gRPC endpoint has no path");
+        }
+        Ok(Self::Grpc { endpoint })
+    }
+
+    /// OTLP/HTTP to `/v1/SIGNAL` below the URL. The error says what is wrong and never quotes the URL.
+    pub fn http(url: &str) -> Result<Self, &'static str> {
+        let base = endpoint_uri(url)?;
+        if base.query().is_some() {
+            return Err("an endpoint has no query");
+        }
+        let [Some(traces), Some(metrics), Some(logs)] = Signal::ALL.map(|signal| below(&base, signal)) else {
+            return Err("not a valid URL");
+        };
+        Ok(Self::Http { urls: [traces, metrics, logs] })
+    }
+}
+
+impl Destination {
+    /// With the defaults of everything else, for every namespace.
+    pub fn new(kind: DestinationKind) -> Self {
+        Self {
+            kind,
+            compression: Compression::None,
+            max_message_bytes: MAX_MESSAGE_BYTES,
+            tls: Tls::default(),
+            headers: Vec::new(),
+            timeout: TIMEOUT,
+            retry: Retry::default(),
+            window: WINDOW,
+            merge: true,
+            allow: vec!["*".to_owned()],
+        }
+    }
+}
+
 fn uri(value: &Value<'_>) -> Option<Uri> {
-    let text = value.text()?;
-    match endpoint_uri(&text) {
-        Ok(uri) => Some(uri),
+    dialable(value, endpoint_uri)
+}
+
+fn dialable<T>(value: &Value<'_>, parse: impl FnOnce(&str) -> Result<T, &'static str>) -> Option<T> {
+    match parse(&value.text()?) {
+        Ok(dialable) => Some(dialable),
         Err(message) => {
             value.fail(message, "for example https://otel.example:4317");
             None
@@ -193,7 +236,7 @@ fn uri(value: &Value<'_>) -> Option<Uri> {
 }
 
 /// Scheme, host and perhaps a port: what can be dialled. The error never quotes the text.
-pub(in crate::config) fn endpoint_uri(text: &str) -> Result<Uri, &'static str> {
+fn endpoint_uri(text: &str) -> Result<Uri, &'static str> {
     if text.contains('@') {
         return Err("user names and passwords in an endpoint are not supported: send a header instead");
     }
