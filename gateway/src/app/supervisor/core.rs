@@ -339,13 +339,15 @@ mod tests {
         use Event::{ShimEnded, Stop, Tick};
         // Down: killed twice at once, so that the second start waits.
         const DOWN: &[Event] = &[KILLED, KILLED];
-        let serving: (&str, bool, &[Event]) = ("serving", true, &[]);
-        let bare: (&str, bool, &[Event]) = ("serving without shim", false, &[]);
-        let down: (&str, bool, &[Event]) = ("worker down", true, DOWN);
-        let leaving: (&str, bool, &[Event]) = ("stopping shim", true, &[Stop]);
-        let stopping: (&str, bool, &[Event]) = ("stopping worker", true, &[Stop, ShimEnded]);
-        let over: (&str, bool, &[Event]) = ("over", false, &[FATAL]);
-        let table: &[((&str, bool, &[Event]), Event, &[Effect], &str)] = &[
+        /// A name, whether there is a shim, and the events that lead there.
+        type Start = (&'static str, bool, &'static [Event]);
+        let serving: Start = ("serving", true, &[]);
+        let bare: Start = ("serving without shim", false, &[]);
+        let down: Start = ("worker down", true, DOWN);
+        let leaving: Start = ("stopping shim", true, &[Stop]);
+        let stopping: Start = ("stopping worker", true, &[Stop, ShimEnded]);
+        let over: Start = ("over", false, &[FATAL]);
+        let table: &[(Start, Event, &[Effect], &str)] = &[
             (serving, KILLED, &[StartWorker], "Serving worker up shim up"),
             (serving, FATAL, &[StopShim], "StoppingShim(3000) worker gone shim up"),
             (serving, CLEAN, &[StopShim], "StoppingShim(3000) worker gone shim up"),

@@ -250,7 +250,7 @@ fn endpoint_uri(text: &str) -> Result<Uri, &'static str> {
     let uri: Uri = text.parse().map_err(|_| "not a valid URL")?;
     let authority = uri.authority().ok_or("the host is missing")?;
     let has_port = authority.as_str().len() > authority.host().len();
-    if has_port && !authority.port_u16().is_some_and(|port| port > 0) {
+    if has_port && matches!(authority.port_u16(), None | Some(0)) {
         return Err("the port is not a number from 1 to 65535");
     }
     Ok(uri)
