@@ -373,7 +373,7 @@ mod tests {
         let line = "worker --supervisor 7 --restarts 2 --last-reason aborted -- run --config c.yaml";
         let Ok(Command::Worker(worker)) = words(line) else { panic!("a worker") };
         assert_eq!((worker.supervisor, worker.restarts, worker.last_reason.as_deref()), (7, 2, Some("aborted")));
-        assert!(matches!(*worker.command, Command::Run(RunArgs { config }) if config == "c.yaml"));
+        assert!(matches!(*worker.command, Command::Run(RunArgs { config }) if config.as_os_str() == "c.yaml"));
         assert!(words("worker --supervisor 7 --restarts 0 -- validate x").is_err());
     }
 }
