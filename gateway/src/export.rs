@@ -2,31 +2,49 @@
 //!
 //! Never sees a batch before its commit; never moves a cursor but on success, or on a dead letter that is durable.
 
+mod board;
 mod breaker;
 mod classify;
 mod client;
 mod connector;
 mod cursor;
+mod desk;
 mod drr;
+mod engine;
 mod headers;
+mod lane;
 mod link;
 mod merge;
+mod outlet;
 mod pool;
 mod retry;
 mod stamp;
 mod status;
 mod tls;
+mod volatile;
+mod wire;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::Instant;
+use std::rc::Rc;
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
+use self::board::OutletGauge;
+use self::client::Client;
+use self::desk::{Desk, DrainOrder, Order};
+use self::engine::Engine;
+use self::outlet::{Outlet, Transport};
 use crate::base::handoff::Handoff;
 use crate::base::stats::DeliveryStats;
 use crate::base::{DestinationName, Sequence, TenantId, TenantName};
-use crate::config::Destination;
+use crate::config::{Destination, DestinationKind};
 use crate::queue::{CursorState, Queue};
 use crate::sink::Sink;
+
+/// How long after its deadline a drain may still take to end the thread.
+const DRAIN_GRACE: Duration = Duration::from_millis(500);
 
 /// What export is built from.
 #[derive(Debug)]
@@ -63,7 +81,9 @@ pub struct Route {
 /// The running exporter. Its thread ends at [`Exporter::drain`].
 #[derive(Debug)]
 pub struct Exporter {
-    _todo: (),
+    desk: Arc<Desk>,
+    gauges: Vec<Arc<OutletGauge>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// Why export does not start: a destination cannot be built.
@@ -118,25 +138,101 @@ pub struct DrainReport {
 impl Exporter {
     /// Starts the export thread.
     pub fn start(deps: Deps) -> Result<Self, StartError> {
-        let _ = deps;
-        todo!()
+        let desk = Arc::new(Desk::default());
+        let gauges: Vec<_> = deps.destinations.keys().cloned().map(OutletGauge::new).collect();
+        let (started, result) = sync_channel(1);
+        let thread = std::thread::Builder::new().name("export".to_owned()).spawn({
+            let (desk, gauges) = (desk.clone(), gauges.clone());
+            move || run(deps, desk, &gauges, &started)
+        });
+        let thread = thread.map_err(|error| not_started("", &format!("starting the export thread: {error}")))?;
+        // The thread builds what it owns: connections and TLS settings are not shared between threads.
+        let result = result.recv().unwrap_or_else(|_| Err(not_started("", "the export thread ended at its start")));
+        result.map(|()| Self { desk, gauges, thread: Mutex::new(Some(thread)) })
     }
 
     /// Begins, or changes, the delivery of a tenant. Never blocks.
     pub fn attach(&self, route: Route) {
-        let _ = route;
-        todo!()
+        self.desk.leave(Order::Attach(Box::new(route)));
     }
 
-    /// Present figures.
+    /// Forgets a tenant whose pod is gone, as soon as all it sent is delivered. Never blocks.
+    pub fn detach(&self, tenant: TenantId) {
+        self.desk.leave(Order::Detach(tenant));
+    }
+
+    /// Present figures. Never waits for the export thread, nor it for the caller.
     pub fn snapshot(&self) -> Vec<DestinationSnapshot> {
-        todo!()
+        self.gauges.iter().map(|gauge| gauge.snapshot()).collect()
     }
 
     /// Appends what is volatile to the log, waits for requests in flight (and with `deliver` for the backlog) until the
-    /// deadline, saves the cursors, ends the thread. Blocking.
+    /// deadline, saves the cursors, ends the thread. Blocking. A second call only reports.
     pub fn drain(&self, deliver: bool, deadline: Instant) -> DrainReport {
-        let _ = (deliver, deadline);
-        todo!()
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let (done, wait) = sync_channel(1);
+            let length = deadline.saturating_duration_since(Instant::now());
+            self.desk.leave(Order::Drain(DrainOrder { deliver, deadline, length, cut_off: false, done }));
+            // Past the deadline a read of the log may hold the thread; the process ends without it.
+            if wait.recv_timeout(length + DRAIN_GRACE) == Err(RecvTimeoutError::Timeout) {
+                tracing::warn!("the export thread does not end; leaving it behind");
+            } else if thread.join().is_err() {
+                tracing::error!("the export thread had panicked; what it had not delivered is in the queue");
+            }
+        }
+        let sum = |a: DrainReport, b: DrainReport| DrainReport {
+            delivered_items: a.delivered_items + b.delivered_items,
+            kept_items: a.kept_items + b.kept_items,
+        };
+        let none = DrainReport { delivered_items: 0, kept_items: 0 };
+        self.gauges.iter().map(|gauge| gauge.report()).fold(none, sum)
     }
+}
+
+/// The export thread.
+fn run(deps: Deps, desk: Arc<Desk>, gauges: &[Arc<OutletGauge>], started: &SyncSender<Result<(), StartError>>) {
+    // Two threads for reads of the log, one for the sink, the rest for names that resolve slowly.
+    let threads = 3 + deps.destinations.len().min(8);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(threads)
+        .thread_name("export-io")
+        .build();
+    let built = match runtime {
+        Ok(runtime) => outlets(&deps, gauges).map(|outlets| (runtime, outlets)),
+        Err(error) => Err(not_started("", &format!("starting the export runtime: {error}"))),
+    };
+    let (runtime, outlets) = match built {
+        Ok(built) => built,
+        // The caller waits for this one message.
+        Err(error) => return drop(started.send(Err(error))),
+    };
+    // As above: the caller waits.
+    let _ = started.send(Ok(()));
+    let engine = Engine::new(deps.queue, deps.handoff, desk, outlets);
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, engine.run());
+    drop(local);
+    runtime.shutdown_timeout(DRAIN_GRACE / 2);
+}
+
+fn outlets(deps: &Deps, gauges: &[Arc<OutletGauge>]) -> Result<Vec<Outlet>, StartError> {
+    let share = deps.buffer_bytes_max / deps.destinations.len().max(1);
+    let build = |((name, destination), gauge): ((&DestinationName, &Destination), &Arc<OutletGauge>)| {
+        let transport = match (&destination.kind, &deps.sink) {
+            (DestinationKind::Sink, Some(sink)) => Transport::Sink(sink.clone()),
+            (DestinationKind::Sink, None) => return Err(not_started(&name.0, "there is no embedded sink here")),
+            _ => {
+                let client = Client::new(destination).map_err(|error| not_started(&name.0, &error.to_string()))?;
+                Transport::Network(Rc::new(client))
+            }
+        };
+        Ok(Outlet::new(transport, destination, gauge.clone(), share))
+    };
+    deps.destinations.iter().zip(gauges).map(build).collect()
+}
+
+fn not_started(name: &str, problem: &str) -> StartError {
+    StartError { name: DestinationName(name.into()), problem: problem.to_owned() }
 }

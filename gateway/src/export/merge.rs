@@ -40,6 +40,8 @@ pub(crate) struct Record {
 pub(crate) struct Member {
     pub(crate) lane: u32,
     pub(crate) record: Record,
+    /// A merged request that it was in was refused, when the destination had accepted so many requests.
+    pub(crate) suspected: Option<u64>,
 }
 
 /// The bytes of a request: a prefix (gRPC's five bytes) and the message, sent without being joined.
@@ -131,7 +133,11 @@ mod tests {
     fn member(lane: u32, payload: &'static str) -> Member {
         let payload = Bytes::from_static(payload.as_bytes());
         let key = Key::Logged(Sequence(u64::from(lane)));
-        Member { lane, record: Record { key, signal: Signal::Traces, items: 1, payload, piece: false, refused: None } }
+        Member {
+            lane,
+            record: Record { key, signal: Signal::Traces, items: 1, payload, piece: false, refused: None },
+            suspected: None,
+        }
     }
 
     fn read(mut body: Body, step: usize) -> Vec<u8> {

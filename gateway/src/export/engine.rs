@@ -1,0 +1,367 @@
+//! The export thread: one loop over arrivals, orders, answers, reads and completions; it alone changes lanes and cursors.
+//!
+//! Ends with a drain order. Nothing it does blocks but small reads of credential files: the log is read and the sink
+//! written on a small pool, names are resolved there too.
+//!
+//! ```text
+//! arrivals   Handoff, taken at most once a millisecond while batches are small: a busy gateway merges, an idle one
+//!            sends at once
+//! orders     Desk: attach, detach, drain
+//! landed     answers to requests       -> settle
+//! reads      backlog from the log      -> lanes
+//! filed      appends of ack memory, dead letters
+//! alarms     the end of a rest, patience, the checkpoint
+//! ```
+
+mod drain;
+mod load;
+mod settle;
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use smallvec::SmallVec;
+
+use super::breaker::Sent;
+use super::classify::{Failure, Fault};
+use super::desk::{Desk, DrainOrder, Order};
+use super::merge::{Key, Member, message};
+use super::outlet::{Composed, Lanes, Outlet, Transport};
+use super::status::Accepted;
+use super::volatile::{Stage, Volatiles};
+use crate::base::handoff::{Arrival, Handoff};
+use crate::base::mailbox::Mailbox;
+use crate::base::{DestinationName, Sequence, TenantId};
+use crate::queue::{Completion, Queue, Read};
+use crate::sink::{Delivery, Sink};
+
+/// While batches are small, arrivals are taken no more often: merged requests are what makes small ones cheap.
+const GATHER: Duration = Duration::from_millis(1);
+
+/// Batches of this average size are worth gathering.
+const GATHER_BYTES_MAX: usize = super::merge::LONE_BYTES_MIN;
+
+/// Reads of the log at once. The pool has two threads for them.
+const READS_MAX: usize = 2;
+
+/// A checkpoint is due this long after, or this many records after, the last one.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
+const CHECKPOINT_RECORDS: usize = 1_000;
+
+/// Answers settled before the other sources are looked at.
+const LANDED_MAX: usize = 64;
+
+/// A request that came back.
+pub(super) struct Landed {
+    outlet: usize,
+    members: Vec<Member>,
+    /// Bytes that were copied together for it.
+    copied: usize,
+    sent: Sent,
+    result: Result<Accepted, Failure>,
+}
+
+/// A read that came back.
+pub(super) struct ReadDone {
+    lane: u32,
+    reserved: usize,
+    result: std::io::Result<Read>,
+}
+
+/// What a completion of the queue is about.
+#[derive(Debug)]
+enum Filed {
+    Spill(u64),
+    Letter(Box<Member>),
+}
+
+/// A tenant, as far as export knows it.
+#[derive(Debug, Default)]
+struct Tenant {
+    lanes: SmallVec<[u32; 2]>,
+    /// The last record heard of, for a tenant whose route is still on its way.
+    tail: Sequence,
+    early_items: u64,
+    leaving: bool,
+}
+
+/// See the module.
+pub(super) struct Engine {
+    queue: Queue,
+    handoff: Arc<Handoff>,
+    desk: Arc<Desk>,
+    outlets: Vec<Outlet>,
+    by_name: HashMap<DestinationName, usize>,
+    tenants: HashMap<TenantId, Tenant>,
+    lanes: Lanes,
+    volatiles: Volatiles,
+    flights: FuturesUnordered<Pin<Box<dyn Future<Output = Landed>>>>,
+    reads: FuturesUnordered<Pin<Box<dyn Future<Output = ReadDone>>>>,
+    mailbox: Arc<Mailbox<Completion>>,
+    filed: HashMap<u64, Filed>,
+    next_ticket: u64,
+    dirty: Vec<u32>,
+    done_records: usize,
+    checkpoint_due: Option<Instant>,
+    gather_until: Option<Instant>,
+    alarms: BinaryHeap<Reverse<Instant>>,
+    /// Lanes that rest.
+    resting: Vec<u32>,
+    draining: Option<DrainOrder>,
+    /// The hand-over is to be looked at once more before the drain ends.
+    sweep: bool,
+    inbox: Inbox,
+    /// When "now" is, for everything handled in one turn.
+    now: Instant,
+}
+
+/// What one turn handles. Kept, so that its buffers are.
+#[derive(Default)]
+struct Inbox {
+    arrivals: VecDeque<Arrival>,
+    orders: VecDeque<Order>,
+    completions: Vec<Completion>,
+    landed: Vec<Landed>,
+    reads: Vec<ReadDone>,
+}
+
+impl Engine {
+    pub(super) fn new(queue: Queue, handoff: Arc<Handoff>, desk: Arc<Desk>, outlets: Vec<Outlet>) -> Self {
+        let by_name = outlets.iter().enumerate().map(|(index, outlet)| (outlet.gauge.name().clone(), index)).collect();
+        Self {
+            queue,
+            handoff,
+            desk,
+            outlets,
+            by_name,
+            tenants: HashMap::new(),
+            lanes: Lanes::default(),
+            volatiles: Volatiles::default(),
+            flights: FuturesUnordered::new(),
+            reads: FuturesUnordered::new(),
+            mailbox: Arc::default(),
+            filed: HashMap::new(),
+            next_ticket: 0,
+            dirty: Vec::new(),
+            done_records: 0,
+            checkpoint_due: None,
+            gather_until: None,
+            alarms: BinaryHeap::new(),
+            resting: Vec::new(),
+            draining: None,
+            sweep: false,
+            inbox: Inbox::default(),
+            now: Instant::now(),
+        }
+    }
+
+    /// Runs until a drain order is carried out.
+    pub(super) async fn run(mut self) {
+        let mut sleep = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
+        loop {
+            std::future::poll_fn(|cx| self.poll_inbox(cx, sleep.as_mut())).await;
+            self.now = Instant::now();
+            self.handle_inbox();
+            self.turn();
+            if let Some(done) = self.drained() {
+                // The receiver may have given up; nobody else wants to know.
+                let _ = done.try_send(());
+                return;
+            }
+        }
+    }
+
+    /// Ready when anything is to be handled, or an alarm rings.
+    fn poll_inbox(&mut self, cx: &mut Context<'_>, mut sleep: Pin<&mut tokio::time::Sleep>) -> Poll<()> {
+        let now = Instant::now();
+        let mut ready = std::mem::take(&mut self.sweep);
+        ready |= self.desk.poll_take(cx, &mut self.inbox.orders).is_ready();
+        ready |= self.mailbox.poll_take(cx, &mut self.inbox.completions).is_ready();
+        while self.inbox.landed.len() < LANDED_MAX
+            && let Poll::Ready(Some(landed)) = self.flights.poll_next_unpin(cx)
+        {
+            self.inbox.landed.push(landed);
+        }
+        while let Poll::Ready(Some(done)) = self.reads.poll_next_unpin(cx) {
+            self.inbox.reads.push(done);
+        }
+        ready |= !self.inbox.landed.is_empty() || !self.inbox.reads.is_empty();
+        if self.gather_until.is_none_or(|until| until <= now) {
+            self.gather_until = None;
+            ready |= self.handoff.poll_take(cx, &mut self.inbox.arrivals).is_ready();
+        }
+        if ready {
+            return Poll::Ready(());
+        }
+        let Some(alarm) = self.next_alarm() else { return Poll::Pending };
+        let alarm = tokio::time::Instant::from_std(alarm);
+        if sleep.deadline() != alarm {
+            sleep.as_mut().reset(alarm);
+        }
+        sleep.poll(cx)
+    }
+
+    fn next_alarm(&self) -> Option<Instant> {
+        let rest = self.alarms.peek().map(|Reverse(at)| *at);
+        let cutoff = self.draining.as_ref().map(drain::cutoff);
+        let probes =
+            self.outlets.iter().filter_map(|outlet| outlet.breaker.until()).filter(|until| *until > self.now).min();
+        [rest, probes, self.volatiles.next_due(), self.checkpoint_due, self.gather_until, cutoff]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn handle_inbox(&mut self) {
+        let mut inbox = std::mem::take(&mut self.inbox);
+        // Orders first: a route must be known before the batches that come with it.
+        for order in inbox.orders.drain(..) {
+            match order {
+                Order::Attach(route) => self.attach(*route),
+                Order::Detach(tenant) => self.detach(tenant),
+                Order::Drain(order) => self.begin_drain(order),
+            }
+        }
+        // Before arrivals: an append that completed is then known before its record is met.
+        inbox.completions.drain(..).for_each(|completion| self.complete(completion));
+        inbox.landed.drain(..).for_each(|landed| self.land(landed));
+        inbox.reads.drain(..).for_each(|done| self.take_read(done));
+        self.take_arrivals(&mut inbox.arrivals);
+        self.inbox = inbox;
+    }
+
+    /// Everything that follows from the state and the time.
+    fn turn(&mut self) {
+        while self.alarms.peek().is_some_and(|Reverse(at)| *at <= self.now) {
+            self.alarms.pop();
+            self.end_rests();
+        }
+        while let Some(id) = self.volatiles.pop_due(self.now) {
+            self.spill(id);
+        }
+        for index in 0..self.outlets.len() {
+            self.send_from(index);
+        }
+        self.start_reads();
+        if self.done_records >= CHECKPOINT_RECORDS || self.checkpoint_due.is_some_and(|due| due <= self.now) {
+            self.checkpoint();
+        }
+    }
+
+    fn send_from(&mut self, index: usize) {
+        while self.may_send() && self.outlets[index].permits(self.now) {
+            match self.outlets[index].compose(&mut self.lanes, self.now) {
+                Some(Composed::Request(members)) => self.launch(index, members),
+                Some(Composed::Unsendable(member, error)) => self.bury(index, member, &error.to_string()),
+                Some(Composed::Unlogged(member, id)) => self.put_in_log(member, id),
+                None => break,
+            }
+        }
+        let outlet = &self.outlets[index];
+        outlet.publish();
+    }
+
+    fn launch(&mut self, index: usize, members: Vec<Member>) {
+        for member in &members {
+            if let Some(lane) = self.lanes.at(member.lane) {
+                lane.flying += 1;
+            }
+            if let Key::Volatile(id) = member.record.key {
+                self.volatiles.mark(id, member.lane, Stage::Flying);
+            }
+        }
+        let outlet = &mut self.outlets[index];
+        outlet.flying += 1;
+        outlet.gauge.requests.add(1);
+        let sent = outlet.breaker.sent();
+        match outlet.transport.clone() {
+            Transport::Network(client) => {
+                let message = message(&members);
+                let copied = if members.len() > 1 { message.len() } else { 0 };
+                outlet.held.set(outlet.held.get() + copied);
+                let signal = members[0].record.signal;
+                self.flights.push(Box::pin(async move {
+                    let result = client.send(signal, message).await;
+                    Landed { outlet: index, members, copied, sent, result }
+                }));
+            }
+            Transport::Sink(sink) => {
+                let deliveries = self.deliveries(&members);
+                self.flights.push(Box::pin(async move {
+                    let result = store(sink, deliveries).await;
+                    Landed { outlet: index, members, copied: 0, sent, result }
+                }));
+            }
+        }
+    }
+
+    fn deliveries(&mut self, members: &[Member]) -> Vec<Delivery> {
+        let deliveries = members.iter().filter_map(|member| {
+            let lane = self.lanes.at(member.lane)?;
+            let (tenant, name) = (lane.tenant, lane.gauge.name.clone());
+            let record = &member.record;
+            let sequence = match record.key {
+                Key::Logged(sequence) => Some(sequence),
+                Key::Volatile(_) => None,
+            };
+            let payload = record.payload.clone();
+            Some(Delivery { tenant, name, sequence, signal: record.signal, items: record.items, payload })
+        });
+        deliveries.collect()
+    }
+
+    /// Saves the cursors that moved. Not synced on its own: a crash repeats what was delivered since the last one.
+    fn checkpoint(&mut self) {
+        let numbers = std::mem::take(&mut self.dirty);
+        let mut states = Vec::with_capacity(numbers.len());
+        for number in &numbers {
+            let Some(lane) = self.lanes.at(*number) else { continue };
+            lane.dirty = false;
+            states.push(lane.state(self.outlets[lane.outlet].gauge.name().clone()));
+        }
+        (self.done_records, self.checkpoint_due) = (0, None);
+        if states.is_empty() {
+            return;
+        }
+        let saved = self.queue.checkpoint(states);
+        if let Err(error) = &saved {
+            tracing::debug!(%error, "cursors are not saved yet");
+        }
+        for number in numbers {
+            match saved {
+                Ok(()) => self.leave_if_idle(number),
+                Err(_) => self.mark_dirty(number),
+            }
+        }
+    }
+
+    fn mark_dirty(&mut self, number: u32) {
+        let Some(lane) = self.lanes.at(number) else { return };
+        if !std::mem::replace(&mut lane.dirty, true) {
+            self.dirty.push(number);
+            self.checkpoint_due.get_or_insert(self.now + CHECKPOINT_INTERVAL);
+        }
+    }
+
+    fn ticket(&mut self, about: Filed) -> u64 {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.filed.insert(ticket, about);
+        ticket
+    }
+}
+
+async fn store(sink: Arc<Sink>, deliveries: Vec<Delivery>) -> Result<Accepted, Failure> {
+    match tokio::task::spawn_blocking(move || sink.store(&deliveries)).await {
+        Ok(Ok(())) => Ok(Accepted::default()),
+        Ok(Err(error)) => Err(Failure::new(Fault::Busy, format!("storing: {error}"))),
+        Err(error) => Err(Failure::new(Fault::Busy, format!("storing: {error}"))),
+    }
+}

@@ -1,0 +1,507 @@
+//! One tenant at one destination: its cursor, and the part of its backlog that is in memory.
+//!
+//! Owns what is loaded and not in flight. Never reads, sends or waits; it forgets payloads when it is told to, since the
+//! log still has them.
+//!
+//! ```text
+//! log  ... acknowledged | in flight, ready, suspects | (not loaded) | ahead | -> tail
+//!                                             cursor.seen                      the tenant's last record
+//! fresh      ack memory: in no log yet, sent first
+//! suspects   refused alone; tried again when the destination has accepted something since
+//! ahead      arrived behind a gap that is to be read from the log first
+//! ```
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use super::board::LaneGauge;
+use super::breaker::{Blame, Verdicts};
+use super::cursor::Cursor;
+use super::drr::Head;
+use super::merge::{Key, LONE_BYTES_MIN, Record};
+use crate::base::handoff::Committed;
+use crate::base::{DestinationName, Sequence, Signal, TenantId};
+use crate::queue::{CursorState, Stored};
+
+/// Records loaded and in the cursor's books: bounds a checkpoint to 128 KiB a lane.
+const BOOKED_RECORDS_MAX: usize = 16 * 1024;
+
+/// Records that may be under suspicion; with more, the lane sends nothing else until one of them is resolved.
+const SUSPECTS_MAX: usize = 64;
+
+/// See the module's picture.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    pub(crate) tenant: TenantId,
+    pub(crate) outlet: usize,
+    pub(crate) routed: [bool; 3],
+    pub(crate) cursor: Cursor,
+    pub(crate) tail: Sequence,
+    ready: [VecDeque<Record>; 3],
+    fresh: [VecDeque<Record>; 3],
+    suspects: VecDeque<Record>,
+    ahead: VecDeque<Committed>,
+    meter: Meter,
+    /// Pieces of split records that are not done.
+    pieces: SmallVec<[(Key, usize); 1]>,
+    /// Appends of batches that this destination has taken already, and the last record that is certainly before each.
+    spills: VecDeque<(u64, Sequence)>,
+    pub(crate) flying: usize,
+    pub(crate) blame: Blame,
+    pub(crate) verdicts: Verdicts,
+    pub(crate) rest_until: Option<Instant>,
+    apart_until: Option<Instant>,
+    apart_once: bool,
+    pub(crate) in_ring: bool,
+    pub(crate) listed_behind: bool,
+    pub(crate) reading: bool,
+    pub(crate) dirty: bool,
+    moved: bool,
+    pub(crate) gauge: Arc<LaneGauge>,
+    delivered_items: [u64; 3],
+}
+
+/// Bytes held, of the lane and of all lanes of its destination.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    own: usize,
+    shared: Rc<Cell<usize>>,
+}
+
+impl Meter {
+    fn add(&mut self, bytes: usize) {
+        self.own += bytes;
+        self.shared.set(self.shared.get() + bytes);
+    }
+
+    fn sub(&mut self, bytes: usize) {
+        self.own -= bytes;
+        self.shared.set(self.shared.get() - bytes);
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        self.shared.set(self.shared.get() - self.own);
+    }
+}
+
+impl Lane {
+    /// `state` as recovered; a new lane begins before the tenant's first record.
+    pub(crate) fn new(
+        tenant: TenantId,
+        outlet: usize,
+        state: Option<&CursorState>,
+        gauge: Arc<LaneGauge>,
+        shared: Rc<Cell<usize>>,
+    ) -> Self {
+        let cursor = match state {
+            Some(state) => Cursor::recovered(state.acknowledged, &state.beyond),
+            None => Cursor::recovered(Sequence::ZERO, &[]),
+        };
+        Self {
+            tenant,
+            outlet,
+            routed: [false; 3],
+            tail: cursor.acknowledged(),
+            cursor,
+            ready: Default::default(),
+            fresh: Default::default(),
+            suspects: VecDeque::new(),
+            ahead: VecDeque::new(),
+            meter: Meter { own: 0, shared },
+            pieces: SmallVec::new(),
+            spills: VecDeque::new(),
+            flying: 0,
+            blame: Blame::default(),
+            verdicts: Verdicts::default(),
+            rest_until: None,
+            apart_until: None,
+            apart_once: false,
+            in_ring: false,
+            listed_behind: false,
+            reading: false,
+            dirty: false,
+            moved: false,
+            gauge,
+            delivered_items: state.map_or([0; 3], |state| state.delivered_items),
+        }
+    }
+
+    /// Bytes of payload in memory, those in flight included.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.meter.own
+    }
+
+    /// Whether something of the log is neither loaded nor done.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.cursor.seen() < self.tail
+    }
+
+    /// Whether a read from the log is to be started for it.
+    pub(crate) fn wants_read(&self) -> bool {
+        let arrived = self.ahead.front().map_or(self.tail, |first| first.previous);
+        let certain = self.spills.front().map_or(self.tail, |(_, after)| *after);
+        let missing = self.cursor.seen() < arrived.min(certain).min(self.tail);
+        missing && !self.reading && self.cursor.len() < BOOKED_RECORDS_MAX && self.suspects.len() < SUSPECTS_MAX
+    }
+
+    /// Nothing is left to do: no record, no request, no read.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.flying == 0
+            && !self.reading
+            && self.spills.is_empty()
+            && !self.is_behind()
+            && !self.has_unsent()
+            && self.cursor.acknowledged() >= self.tail
+    }
+
+    /// Whether anything is in memory to be sent.
+    pub(crate) fn has_unsent(&self) -> bool {
+        !self.suspects.is_empty() || self.ready.iter().chain(&self.fresh).any(|queue| !queue.is_empty())
+    }
+
+    /// A record was committed. With `room`, its payload is kept until it is sent.
+    pub(crate) fn offer(&mut self, arrival: &Committed, room: bool) {
+        self.gauge.queued_items.fetch_add(arrival.items, Ordering::Relaxed);
+        self.tail = self.tail.max(arrival.sequence);
+        if arrival.sequence <= self.cursor.seen() {
+            return self.note_caught_up();
+        }
+        let routed = self.routed[arrival.signal.index()];
+        // Of a record that does not go here only the place in the chain is kept.
+        let payload = arrival.payload.as_ref().map(|payload| if routed { payload.clone() } else { Bytes::new() });
+        let chained = self.ahead.back().is_none_or(|last| last.sequence == arrival.previous);
+        if !chained {
+            self.forget_ahead();
+        }
+        if payload.is_some() && (room || !routed) && self.ahead.len() < BOOKED_RECORDS_MAX {
+            self.meter.add(payload.as_ref().map_or(0, Bytes::len));
+            self.ahead.push_back(Committed { payload, ..*arrival });
+            self.load_ahead();
+        }
+    }
+
+    /// Loads what arrived ahead, as far as nothing is missing before it.
+    pub(crate) fn load_ahead(&mut self) {
+        while let Some(first) = self.ahead.front() {
+            let (sequence, missed) = (first.sequence, first.previous > self.cursor.seen());
+            let known = sequence <= self.cursor.seen();
+            if !known && (missed || !self.may_load(sequence)) {
+                break;
+            }
+            let Some(first) = self.ahead.pop_front() else { break };
+            let payload = first.payload.unwrap_or_default();
+            self.meter.sub(payload.len());
+            if !known {
+                let items = u32::try_from(first.items).unwrap_or(u32::MAX);
+                self.load(sequence, first.signal, items, payload);
+            }
+        }
+        self.note_caught_up();
+    }
+
+    /// Takes what was read from the log.
+    pub(crate) fn take_read(&mut self, records: Vec<Stored>, through: Sequence) {
+        let mut complete = true;
+        for record in records {
+            if record.sequence <= self.cursor.seen() {
+                continue;
+            }
+            complete = self.may_load(record.sequence);
+            if !complete {
+                break;
+            }
+            self.load(record.sequence, record.signal, record.items, record.payload);
+        }
+        if complete && self.may_load(through) {
+            self.cursor.pass(through);
+        }
+        self.load_ahead();
+    }
+
+    fn may_load(&self, sequence: Sequence) -> bool {
+        self.cursor.len() < BOOKED_RECORDS_MAX && self.spills.front().is_none_or(|(_, after)| sequence <= *after)
+    }
+
+    fn load(&mut self, sequence: Sequence, signal: Signal, items: u32, payload: Bytes) {
+        let open = self.cursor.load(sequence);
+        if !open || !self.routed[signal.index()] {
+            self.cursor.done(sequence);
+            self.unqueue(u64::from(items));
+            self.moved = true;
+            return;
+        }
+        self.meter.add(payload.len());
+        let key = Key::Logged(sequence);
+        self.ready[signal.index()].push_back(Record { key, signal, items, payload, piece: false, refused: None });
+    }
+
+    /// A batch that is in no log.
+    pub(crate) fn add_fresh(&mut self, record: Record) {
+        self.meter.add(record.payload.len());
+        self.insert(record);
+    }
+
+    /// Takes a batch that is not in flight out again; it goes to the log.
+    pub(crate) fn remove_fresh(&mut self, key: Key, signal: Signal) {
+        let queue = &mut self.fresh[signal.index()];
+        if let Some(index) = queue.iter().position(|record| record.key == key)
+            && let Some(record) = queue.remove(index)
+        {
+            self.meter.sub(record.payload.len());
+        }
+    }
+
+    /// What stands first, for a request that begins with it.
+    pub(crate) fn head(&mut self, now: Instant, accepted: u64) -> Head {
+        if !self.has_unsent() {
+            self.in_ring = false;
+            return Head::Empty;
+        }
+        if self.rest_until.is_some_and(|until| now < until) {
+            return Head::Pass;
+        }
+        self.suspect_due(accepted)
+            .or_else(|| self.oldest())
+            .map_or(Head::Pass, |record| Head::Bytes(record.payload.len() as u64))
+    }
+
+    /// What stands first, to be merged into a request of that signal with room for `bytes_max` more.
+    pub(crate) fn head_to_merge(&mut self, now: Instant, signal: Option<Signal>, bytes_max: usize) -> Head {
+        if !self.has_unsent() {
+            self.in_ring = false;
+            return Head::Empty;
+        }
+        if self.rest_until.is_some_and(|until| now < until) {
+            return Head::Pass;
+        }
+        let record = match signal {
+            Some(signal) => self.fresh[signal.index()].front().or(self.ready[signal.index()].front()),
+            None => self.oldest(),
+        };
+        match record {
+            Some(record) if !is_lone(record) && record.payload.len() <= bytes_max => {
+                Head::Bytes(record.payload.len() as u64)
+            }
+            _ => Head::Pass,
+        }
+    }
+
+    /// Takes what [`Lane::head`] showed.
+    pub(crate) fn take(&mut self, accepted: u64) -> Option<Record> {
+        if self.suspect_due(accepted).is_some() {
+            return self.suspects.pop_front();
+        }
+        let (signal, fresh) = self.oldest().map(|record| (record.signal, matches!(record.key, Key::Volatile(_))))?;
+        let queue = if fresh { &mut self.fresh } else { &mut self.ready };
+        queue[signal.index()].pop_front()
+    }
+
+    /// Takes what [`Lane::head_to_merge`] showed.
+    pub(crate) fn take_to_merge(&mut self, signal: Option<Signal>) -> Option<Record> {
+        let signal = signal.or_else(|| self.oldest().map(|record| record.signal))?;
+        self.fresh[signal.index()].pop_front().or_else(|| self.ready[signal.index()].pop_front())
+    }
+
+    fn suspect_due(&self, accepted: u64) -> Option<&Record> {
+        let first = self.suspects.front()?;
+        let evidence = first.refused.is_some_and(|mark| accepted > mark);
+        (evidence || self.suspects.len() >= SUSPECTS_MAX || self.oldest().is_none()).then_some(first)
+    }
+
+    fn oldest(&self) -> Option<&Record> {
+        let first = |queues: &'_ [VecDeque<Record>; 3]| {
+            let signals =
+                Signal::ALL.iter().filter_map(|signal| queues[signal.index()].front().map(|record| record.key));
+            signals.min()
+        };
+        let (queues, key) = match first(&self.fresh) {
+            Some(key) => (&self.fresh, key),
+            None => (&self.ready, first(&self.ready)?),
+        };
+        queues.iter().filter_map(VecDeque::front).find(|record| record.key == key)
+    }
+
+    /// Sends nothing until then.
+    pub(crate) fn rest(&mut self, until: Instant) {
+        self.rest_until = self.rest_until.max(Some(until));
+    }
+
+    /// For a request that it must not share.
+    pub(crate) fn pass(&mut self) -> Head {
+        if self.has_unsent() {
+            return Head::Pass;
+        }
+        self.in_ring = false;
+        Head::Empty
+    }
+
+    /// Whether the cursor moved since it was asked the last time.
+    pub(crate) fn moved(&mut self) -> bool {
+        std::mem::take(&mut self.moved)
+    }
+
+    /// Puts back what was not delivered, in its old place.
+    pub(crate) fn put_back(&mut self, record: Record) {
+        match record.refused {
+            Some(_) => self.suspects.push_back(record),
+            None => self.insert(record),
+        }
+    }
+
+    fn insert(&mut self, record: Record) {
+        let queues = if matches!(record.key, Key::Volatile(_)) { &mut self.fresh } else { &mut self.ready };
+        let queue = &mut queues[record.signal.index()];
+        match queue.back() {
+            Some(last) if last.key > record.key => {
+                let index = queue.partition_point(|other| other.key < record.key);
+                queue.insert(index, record);
+            }
+            _ => queue.push_back(record),
+        }
+    }
+
+    /// Puts pieces in the place of a record (or of a piece of one).
+    pub(crate) fn put_pieces(&mut self, record: &Record, pieces: Vec<(Bytes, u32)>) {
+        match self.pieces.iter_mut().find(|(key, _)| *key == record.key) {
+            Some((_, left)) => *left += pieces.len() - 1,
+            None => self.pieces.push((record.key, pieces.len())),
+        }
+        self.meter.sub(record.payload.len());
+        for (payload, items) in pieces {
+            self.meter.add(payload.len());
+            self.insert(Record { items, payload, piece: true, refused: None, ..record.clone() });
+        }
+    }
+
+    /// The record (or piece) was delivered.
+    pub(crate) fn delivered(&mut self, record: &Record) {
+        self.delivered_items[record.signal.index()] += u64::from(record.items);
+        self.gauge.stats.delivered[record.signal.index()].add(u64::from(record.items));
+        self.finish(record);
+    }
+
+    /// The record (or piece) is a durable dead letter.
+    pub(crate) fn buried(&mut self, record: &Record) {
+        self.gauge.stats.dead_letters[record.signal.index()].add(u64::from(record.items));
+        self.finish(record);
+    }
+
+    fn finish(&mut self, record: &Record) {
+        self.meter.sub(record.payload.len());
+        self.moved = true;
+        let last = !record.piece || self.was_last_piece(record.key);
+        let Key::Logged(sequence) = record.key else { return };
+        self.unqueue(u64::from(record.items));
+        if last {
+            self.cursor.done(sequence);
+        }
+        self.note_caught_up();
+    }
+
+    fn was_last_piece(&mut self, key: Key) -> bool {
+        let Some(index) = self.pieces.iter().position(|(of, _)| *of == key) else { return true };
+        self.pieces[index].1 -= 1;
+        let last = self.pieces[index].1 == 0;
+        if last {
+            self.pieces.swap_remove(index);
+        }
+        last
+    }
+
+    /// A batch that this destination has taken is being appended for the others: what comes after `tail` may be it.
+    pub(crate) fn begin_spill(&mut self, ticket: u64) {
+        self.spills.push_back((ticket, self.tail));
+    }
+
+    /// It is in the log there, or nowhere.
+    pub(crate) fn end_spill(&mut self, ticket: u64, sequence: Option<Sequence>) {
+        self.spills.retain(|(other, _)| *other != ticket);
+        if let Some(sequence) = sequence {
+            self.cursor.done(sequence);
+        }
+        self.load_ahead();
+    }
+
+    /// Forgets payloads that the log has, the newest first, until at most `keep` bytes of them are left.
+    pub(crate) fn trim(&mut self, keep: usize) {
+        self.forget_ahead();
+        while self.meter.own > keep {
+            let newest = (0..3).max_by_key(|index| self.ready[*index].back().map(|record| record.key)).unwrap_or(0);
+            let Some(Record { key: Key::Logged(sequence), piece: false, .. }) = self.ready[newest].back() else {
+                return;
+            };
+            if !self.cursor.unload(*sequence) {
+                return;
+            }
+            if let Some(record) = self.ready[newest].pop_back() {
+                self.meter.sub(record.payload.len());
+            }
+        }
+    }
+
+    fn forget_ahead(&mut self) {
+        while let Some(arrival) = self.ahead.pop_front() {
+            self.meter.sub(arrival.payload.map_or(0, |payload| payload.len()));
+        }
+    }
+
+    /// Sent alone or with its own kind until `until`.
+    pub(crate) fn keep_apart(&mut self, until: Instant) {
+        self.apart_until = Some(until);
+    }
+
+    /// Sent apart until something of it is accepted.
+    pub(crate) fn keep_apart_once(&mut self) {
+        self.apart_once = true;
+    }
+
+    /// Something of it was accepted.
+    pub(crate) fn accepted(&mut self, now: Instant) {
+        self.blame.succeed();
+        self.verdicts.push(true, now);
+        self.apart_once = false;
+        self.rest_until = None;
+    }
+
+    /// Whether it shares no request with other tenants now.
+    pub(crate) fn is_apart(&self, now: Instant) -> bool {
+        self.apart_once || self.apart_until.is_some_and(|until| now < until)
+    }
+
+    /// To be saved.
+    pub(crate) fn state(&self, destination: DestinationName) -> CursorState {
+        CursorState {
+            tenant: self.tenant,
+            destination,
+            acknowledged: self.cursor.acknowledged(),
+            beyond: self.cursor.beyond(),
+            delivered_items: self.delivered_items,
+        }
+    }
+
+    fn unqueue(&self, items: u64) {
+        let queued = self.gauge.queued_items.load(Ordering::Relaxed);
+        self.gauge.queued_items.store(queued.saturating_sub(items), Ordering::Relaxed);
+    }
+
+    /// Counts of damaged or foreign records are estimates; with nothing left, the figure is exact again.
+    fn note_caught_up(&self) {
+        if self.cursor.acknowledged() >= self.tail {
+            self.gauge.queued_items.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Whether a record goes in a request of its own.
+pub(crate) fn is_lone(record: &Record) -> bool {
+    record.payload.len() >= LONE_BYTES_MIN || record.piece || record.refused.is_some()
+}
