@@ -22,7 +22,6 @@ mod stamp;
 mod status;
 mod tls;
 mod volatile;
-mod wire;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;

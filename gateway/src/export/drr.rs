@@ -55,11 +55,6 @@ impl Drr {
         }
         None
     }
-
-    /// Lanes in the ring.
-    pub(crate) fn len(&self) -> usize {
-        self.ring.len()
-    }
 }
 
 #[cfg(test)]
@@ -98,7 +93,7 @@ mod tests {
         drr.enter(1);
         let head = |lane| if lane == 0 { Head::Empty } else { Head::Pass };
         assert_eq!(drr.next(head), None);
-        assert_eq!(drr.len(), 1);
+        assert_eq!(drr.ring.len(), 1);
         drr.enter(2);
         for _ in 0..1_000 {
             assert_eq!(drr.next(|lane| if lane == 1 { Head::Pass } else { Head::Bytes(1_000) }), Some(2));

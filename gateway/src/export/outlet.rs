@@ -16,9 +16,9 @@ use super::client::Client;
 use super::drr::{Drr, Head};
 use super::lane::{Lane, is_lone};
 use super::merge::{Key, MERGED_BYTES_MAX, Member, Record};
-use super::wire;
 use crate::config::{Destination, DestinationKind, Retry};
 use crate::sink::Sink;
+use crate::wire;
 
 /// What a lane may keep in memory while its destination does not take anything.
 const RESTING_LANE_BYTES: usize = 64 * 1024;

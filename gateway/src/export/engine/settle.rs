@@ -20,10 +20,10 @@ use super::super::merge::{Key, LONE_BYTES_MIN, Member, apportion, bisect};
 use super::super::outlet::Transport;
 use super::super::status::Accepted;
 use super::super::volatile::Stage;
-use super::super::wire;
 use super::{Engine, Filed, Landed};
 use crate::base::Sequence;
 use crate::queue::{AppendError, DeadLetter, Reply};
+use crate::wire;
 
 /// How long a tenant that poisoned a merged request, or was in one that was accepted in part, goes unmerged.
 const APART_FOR: Duration = Duration::from_secs(600);
