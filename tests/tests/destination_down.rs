@@ -20,7 +20,7 @@ fn check(fault: Fault) {
   admin: ADMIN
 defaults: {{destinations: [backend]}}
 destinations:
-  backend: {{protocol: grpc, endpoint: \"http://{}\", retry_on_failure: {{initial_interval: 50ms, max_interval: 200ms}}}}
+  backend: {{allow: [\"*\"], protocol: grpc, endpoint: \"http://{}\", retry_on_failure: {{initial_interval: 50ms, max_interval: 200ms}}}}
 tenants:
   shop/cart: {{socket_dir: DIR/cart}}
 ",

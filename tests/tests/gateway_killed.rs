@@ -26,7 +26,7 @@ defaults:
   destinations: [backend]
   limits: {{bytes_per_second: 1GiB, requests_per_second: 1000000}}
 destinations:
-  backend: {{protocol: grpc, endpoint: \"http://{backend}\"}}
+  backend: {{allow: [\"*\"], protocol: grpc, endpoint: \"http://{backend}\"}}
 tenants:
   shop/durable: {{socket_dir: DIR/durable, policy: {{ack: durable}}}}
   shop/buffered: {{socket_dir: DIR/buffered, policy: {{ack: buffered}}}}

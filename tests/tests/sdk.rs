@@ -126,7 +126,7 @@ fn send(through: Exporters, directly: Exporters) {
 /// Guarantees: every span, metric and log record arrives as it was sent; the resources say whose they are.
 #[test]
 fn everything_sent_over_grpc_arrives_as_it_was() {
-    let station = Station::start(NODE, "{protocol: grpc, endpoint: \"http://SINK\"}");
+    let station = Station::start(NODE, "{allow: [\"*\"], protocol: grpc, endpoint: \"http://SINK\"}");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (through, directly) = runtime.block_on(async { (grpc(station.grpc), grpc(station.sent.address())) });
 
@@ -139,7 +139,8 @@ fn everything_sent_over_grpc_arrives_as_it_was() {
 /// Guarantees: the same.
 #[test]
 fn everything_sent_over_http_arrives_as_it_was() {
-    let station = Station::start(NODE, "{protocol: http, endpoint: \"http://SINK\", compression: gzip}");
+    let station =
+        Station::start(NODE, "{allow: [\"*\"], protocol: http, endpoint: \"http://SINK\", compression: gzip}");
 
     send(http(station.http), http(station.sent.address()));
 
@@ -150,7 +151,8 @@ fn everything_sent_over_http_arrives_as_it_was() {
 /// Guarantees: both ports speak both.
 #[test]
 fn either_port_speaks_either_protocol() {
-    let station = Station::start(NODE, "{protocol: grpc, endpoint: \"http://SINK\", compression: zstd}");
+    let station =
+        Station::start(NODE, "{allow: [\"*\"], protocol: grpc, endpoint: \"http://SINK\", compression: zstd}");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (through, directly) = runtime.block_on(async { (grpc(station.http), grpc(station.sent.address())) });
 

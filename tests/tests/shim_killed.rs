@@ -22,7 +22,7 @@ fn its_sockets_are_kept_and_returned() {
   admin: ADMIN
 defaults: {{destinations: [backend]}}
 destinations:
-  backend: {{protocol: grpc, endpoint: \"http://{}\"}}
+  backend: {{allow: [\"*\"], protocol: grpc, endpoint: \"http://{}\"}}
 tenants:
   shop/cart: {{socket_dir: DIR/cart}}
 ",

@@ -114,7 +114,7 @@ impl Node {
   admin: ADMIN
 defaults: {{destinations: [backend]}}
 destinations:
-  backend: {{protocol: grpc, endpoint: \"http://{}\", retry_on_failure: {{initial_interval: 1s, max_interval: 5s}}}}
+  backend: {{allow: [\"*\"], protocol: grpc, endpoint: \"http://{}\", retry_on_failure: {{initial_interval: 1s, max_interval: 5s}}}}
 tenants:
   shop/cart: {{socket_dir: DIR/cart, ports: {{grpc: {}, http: {}}}}}
 ",

@@ -17,7 +17,8 @@ fn main() -> ExitCode {
         eprintln!("{} is missing: cargo build --release -p pillion-tests --bins", node.display());
         return ExitCode::FAILURE;
     }
-    let station = Station::start(&node.display().to_string(), "{protocol: grpc, endpoint: \"http://SINK\"}");
+    let station =
+        Station::start(&node.display().to_string(), "{allow: [\"*\"], protocol: grpc, endpoint: \"http://SINK\"}");
     let addresses = [station.grpc, station.http, station.sent.address()].map(|address| address.to_string());
     let status = Command::new(python).arg(script).args(addresses).status().expect("python starts");
     assert!(status.success(), "{script} ended with {status}\n{}", station.gateway.explain());
