@@ -25,6 +25,9 @@ pub struct Delivery {
     pub name: TenantName,
     /// The record; `None` for ack memory, which cannot be recognised when it comes again.
     pub sequence: Option<Sequence>,
+    /// The tenant's cursor at this destination: nothing up to here comes again that was not stored before. What the sink
+    /// may forget, so that its memory is bounded by what is in flight.
+    pub acknowledged: Sequence,
     /// What it is.
     pub signal: Signal,
     /// Items in it.

@@ -311,8 +311,8 @@ impl Engine {
                 Key::Logged(sequence) => Some(sequence),
                 Key::Volatile(_) => None,
             };
-            let payload = record.payload.clone();
-            Some(Delivery { tenant, name, sequence, signal: record.signal, items: record.items, payload })
+            let (acknowledged, payload) = (lane.acknowledged(), record.payload.clone());
+            Some(Delivery { tenant, name, sequence, acknowledged, signal: record.signal, items: record.items, payload })
         });
         deliveries.collect()
     }

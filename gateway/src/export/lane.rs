@@ -477,6 +477,11 @@ impl Lane {
         self.apart_once || self.apart_until.is_some_and(|until| now < until)
     }
 
+    /// Everything up to here is done and never comes again, but what an earlier cursor repeats after a crash.
+    pub(crate) fn acknowledged(&self) -> Sequence {
+        self.cursor.acknowledged()
+    }
+
     /// To be saved.
     pub(crate) fn state(&self, destination: DestinationName) -> CursorState {
         CursorState {

@@ -1,0 +1,144 @@
+//! Accepts on the admin address and serves HTTP/1.1, within limits.
+//!
+//! Owns one task for the listener and one for each connection, all of which end with the [`Server`]. A client may not
+//! hold a connection by sending slowly, by not reading, or by being many: beyond [`CONNECTIONS_MAX`] it waits in the
+//! kernel's backlog.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::Sources;
+use super::route;
+
+/// Open connections; more wait in the backlog.
+const CONNECTIONS_MAX: usize = 64;
+
+/// For a request's head, also while a kept-alive connection is idle.
+const HEAD_MAX: Duration = Duration::from_secs(10);
+
+/// A connection that is older is closed after its present request.
+const AGE_MAX: Duration = Duration::from_secs(120);
+
+/// For that present request, and at the end of the gateway.
+const LAST_REQUEST_MAX: Duration = Duration::from_secs(10);
+
+/// A request's head, and the only buffer that a client can fill.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+
+/// After an accept that failed (no file descriptors left, most likely).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The running admin server. Dropping it ends it at once.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    stop: watch::Sender<bool>,
+    listener: JoinSet<()>,
+}
+
+/// What all connections share.
+#[derive(Debug)]
+pub(super) struct Context {
+    pub(super) sources: Sources,
+}
+
+/// The two ends of a connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ends {
+    pub(super) local: IpAddr,
+    pub(super) peer: IpAddr,
+}
+
+impl Server {
+    /// Serves on `listener` from now on. Must be called on the control runtime.
+    pub fn start(listener: std::net::TcpListener, sources: Sources) -> io::Result<Self> {
+        let address = listener.local_addr()?;
+        listener.set_nonblocking(true)?;
+        let accepting = TcpListener::from_std(listener)?;
+        let stop = watch::Sender::new(false);
+        let context = Arc::new(Context { sources });
+        let mut listener = JoinSet::new();
+        listener.spawn(accept(accepting, context, stop.subscribe()));
+        Ok(Self { address, stop, listener })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Takes no more connections and closes idle ones; requests under way are answered while the runtime runs.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Resolves when, after [`Server::stop`], the last connection is closed: at most ten seconds later.
+    pub async fn stopped(mut self) {
+        while self.listener.join_next().await.is_some() {}
+    }
+}
+
+async fn accept(listener: TcpListener, context: Arc<Context>, mut stop: watch::Receiver<bool>) {
+    let mut connections = JoinSet::new();
+    let mut stopping = pin!(stopped(stop.clone()));
+    loop {
+        tokio::select! {
+            () = &mut stopping => break,
+            Some(_ended) = connections.join_next() => {}
+            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
+                Ok((stream, peer)) => {
+                    connections.spawn(serve(stream, peer, context.clone(), stop.clone()));
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "the admin server cannot accept");
+                    let _ended_early = tokio::time::timeout(ACCEPT_PAUSE, stop.changed()).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+async fn serve(stream: TcpStream, peer: SocketAddr, context: Arc<Context>, stop: watch::Receiver<bool>) {
+    let Ok(local) = stream.local_addr() else { return };
+    let ends = Ends { local: local.ip(), peer: peer.ip() };
+    let service = service_fn(move |request: Request<Incoming>| {
+        let context = context.clone();
+        async move { Ok::<_, Infallible>(route::answer(&request, ends, &context).await) }
+    });
+    let mut connection = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_MAX)
+            .max_header_size(HEAD_BYTES_MAX)
+            .max_buf_size(HEAD_BYTES_MAX)
+            .serve_connection(TokioIo::new(stream), service)
+    );
+    // What goes wrong with a connection is its client's affair.
+    tokio::select! {
+        _ended = &mut connection => return,
+        () = stopped(stop) => {}
+        () = tokio::time::sleep(AGE_MAX) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ended = tokio::time::timeout(LAST_REQUEST_MAX, connection).await;
+}
+
+async fn stopped(mut stop: watch::Receiver<bool>) {
+    // An error means that the server was dropped.
+    let _stopped = stop.wait_for(|stop| *stop).await;
+}
