@@ -357,7 +357,7 @@ impl Queue {
         if self.0.stats.is_poisoned() {
             return Err((append, AppendError::Poisoned));
         }
-        self.0.inbox.put(Request::Append(append)).map_err(|(request, error)| match request {
+        self.0.inbox.put(Request::Append(append)).map_err(|(request, error)| match *request {
             Request::Append(append) => (append, error),
             _ => unreachable!("the inbox gives back what it was given"),
         })

@@ -34,8 +34,10 @@ use crc32c::{crc32c, crc32c_append};
 
 /// The format of segments that this release writes, and the newest that it reads.
 pub(crate) const VERSION: u32 = 1;
-/// Length of a segment's header, and of its trailer.
-pub(crate) const SEGMENT_HEADER_BYTES: u64 = 64;
+/// Length of a segment's header, in memory and as an offset: records begin after it.
+pub(crate) const SEGMENT_HEADER_LENGTH: usize = 64;
+/// See [`SEGMENT_HEADER_LENGTH`].
+pub(crate) const SEGMENT_HEADER_BYTES: u64 = SEGMENT_HEADER_LENGTH as u64;
 /// Records begin at multiples of it: the step of a scan that lost its place.
 pub(crate) const ALIGN: u64 = 8;
 
@@ -132,7 +134,7 @@ pub(crate) enum FoundHeader {
 impl SegmentHeader {
     /// Its bytes.
     pub(crate) fn encode(&self, key: SegmentKey) -> [u8; 64] {
-        let mut bytes = [0; SEGMENT_HEADER_BYTES as usize];
+        let mut bytes = [0; SEGMENT_HEADER_LENGTH];
         let mut out = &mut bytes[..];
         out.put_slice(MAGIC);
         out.put_u32_le(VERSION);

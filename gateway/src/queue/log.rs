@@ -202,7 +202,7 @@ impl<D: Disk> Log<D> {
                 self.plan_letter(number, letter, (requests, now)).inspect(|_| *wants_sync = true)
             }
         };
-        planned.unwrap_or_else(|error| Outcome::Refused(error))
+        planned.unwrap_or_else(Outcome::Refused)
     }
 
     fn plan_append(
@@ -433,7 +433,7 @@ impl<D: Disk> Log<D> {
                         _ => Err(result.err().unwrap_or(AppendError::Poisoned)),
                     };
                     // The caller waits for it; should it be gone, nobody needs the number.
-                    drop(reply.try_send(id));
+                    let _ = reply.try_send(id);
                 }
                 Request::Checkpoint(_) => {
                     if let Err(error) = result {

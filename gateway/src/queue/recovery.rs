@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::appender::{Appender, dead_letters, seal};
 use super::disk::Disk;
 use super::footer::{Entry, METADATA, RANGE_BYTES, Range, TRAILER_BYTES, Trailer};
-use super::format::{FoundHeader, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentKey};
+use super::format::{FoundHeader, SEGMENT_HEADER_BYTES, SEGMENT_HEADER_LENGTH, SegmentHeader, SegmentKey};
 use super::index::{Index, Place, Segment, Wanted, entry_of};
 use super::log::Log;
 use super::meta::Saved;
@@ -58,7 +58,7 @@ impl Survey {
             }
             let failed = |error| RecoverError::Io("opening", key.name(), error);
             let file = disk.open(&key.name()).map_err(failed)?;
-            let mut bytes = [0; SEGMENT_HEADER_BYTES as usize];
+            let mut bytes = [0; SEGMENT_HEADER_LENGTH];
             // What cannot be read is damaged; the name has all that is needed.
             drop(disk.read_at(&file, 0, &mut bytes));
             let header = match SegmentHeader::decode(&bytes, key) {

@@ -6,6 +6,11 @@
 //! - `files`: the whole queue with its threads, on real files and with the real sled.
 //! - `golden`: the bytes of format version 1.
 
+#![expect(clippy::cast_possible_truncation, reason = "numbers of tests are small")]
+
+mod files;
+mod golden;
+mod promises;
 mod simulation;
 mod world;
 

@@ -49,14 +49,14 @@ impl Inbox {
     }
 
     /// Leaves a request, or gives it back.
-    pub(crate) fn put(&self, request: Request) -> Result<(), (Request, AppendError)> {
+    pub(crate) fn put(&self, request: Request) -> Result<(), (Box<Request>, AppendError)> {
         let size = request.size();
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if waiting.closed {
-            return Err((request, AppendError::Closed));
+            return Err((Box::new(request), AppendError::Closed));
         }
         if waiting.bytes > 0 && waiting.bytes + size > self.bytes_max {
-            return Err((request, AppendError::Busy));
+            return Err((Box::new(request), AppendError::Busy));
         }
         waiting.bytes += size;
         waiting.requests.push(request);
@@ -119,13 +119,14 @@ impl Drop for PoisonOnPanic<'_> {
 pub(crate) fn run<D: Disk>(inbox: &Inbox, log: &mut Log<D>, meta: &MetaInbox) -> io::Result<()> {
     let mut requests = Vec::new();
     loop {
+        // First of all what the recovery had to rebuild.
+        if let Some(update) = log.take_update() {
+            meta.put(update);
+        }
         match inbox.take(&mut requests, log.appender.is_unsynced()) {
             Next::Commit => log.step(&mut requests, false, now_unix_ms()),
             Next::SyncIdle => log.step(&mut requests, true, now_unix_ms()),
             Next::End => break,
-        }
-        if let Some(update) = log.take_update() {
-            meta.put(update);
         }
     }
     log.close()

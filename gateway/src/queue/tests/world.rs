@@ -194,6 +194,18 @@ impl World {
         Request::Append(Append { parts, sync, reply: Some(reply) })
     }
 
+    /// Moves both cursors of a tenant to a record.
+    pub(super) fn acknowledge(&mut self, tenant: TenantId, acknowledged: Sequence) {
+        let cursor = |name| CursorState {
+            tenant,
+            destination: super::destination(name),
+            acknowledged,
+            beyond: Vec::new(),
+            delivered_items: [0; 3],
+        };
+        self.step(vec![Request::Checkpoint(vec![cursor("a"), cursor("b")])]);
+    }
+
     /// Appends one request and says how it ended.
     pub(super) fn append(&mut self, tenant: TenantId, sync: bool, lengths: &[usize]) -> Result<Sequence, AppendError> {
         let mailbox = Arc::default();
