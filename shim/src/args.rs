@@ -8,25 +8,7 @@ use std::time::Duration;
 
 use pillion_proto::control::Mode;
 
-pub(crate) const HELP: &str = "\
-Holds a pod's OTLP ports on loopback and donates them to the node's gateway.
-
-usage: pillion-shim run  --dir DIR [--grpc PORT] [--http PORT] [--mode MODE]
-       pillion-shim wait --dir DIR [--grpc PORT] [--http PORT]
-
-run    binds 127.0.0.1 and ::1 on both ports, passes the sockets to the gateway and keeps duplicates: nobody is
-       refused while either of the two restarts. It waits for whatever is missing; SIGTERM ends it.
-wait   returns 0 when both ports are bound, and 1 with a reason when they are not within 30 s.
-
---dir DIR     where the gateway's sockets `ctl` and `otlp` are: the volume of csi.pillion.dev, or the
-              tenant's socket_dir of a standalone gateway
---grpc PORT   default 4317
---http PORT   default 4318; either port takes gRPC and HTTP
---mode MODE   auto    pass the sockets; where that is impossible, relay (default)
-              donate  pass the sockets or wait; never relay
-              relay   copy bytes to `otlp`; for sandboxes that cannot pass descriptors
---version, --help
-";
+pub(crate) const HELP: &str = include_str!("help.txt");
 
 /// What to do.
 #[derive(Debug)]

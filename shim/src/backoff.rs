@@ -1,4 +1,4 @@
-//! How long to wait before the next try: doubling, with full jitter.
+//! When to try again: doubling delays, with full jitter.
 //!
 //! Owns the arithmetic. It never reads a clock and never sleeps.
 //!
@@ -6,49 +6,48 @@
 //! delay   uniform in 0 ..= min(cap, first * 2^failures): a node's shims do not come back in step
 //! ```
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// Delays of one thing that is tried again until it works.
+/// One thing that is tried until it works.
 #[derive(Debug)]
-pub(crate) struct Backoff {
+pub(crate) struct Retry {
+    /// When the next try is due. None: nothing is to be tried.
+    pub(crate) at: Option<Instant>,
     first_ms: u64,
     cap_ms: u64,
     failures: u32,
+    random: u64,
 }
 
-impl Backoff {
-    /// Both in milliseconds, both at least 1.
-    pub(crate) const fn new(first_ms: u64, cap_ms: u64) -> Self {
-        Self { first_ms, cap_ms, failures: 0 }
+impl Retry {
+    /// Both delays in milliseconds, both at least 1.
+    pub(crate) fn new(first_ms: u64, cap_ms: u64, seed: u64) -> Self {
+        Self { at: None, first_ms, cap_ms, failures: 0, random: seed | 1 }
     }
 
-    /// The delay after one more failure.
-    pub(crate) fn next(&mut self, random: &mut Random) -> Duration {
+    /// Whether a try is due; if so, it is the caller's.
+    pub(crate) fn take_due(&mut self, now: Instant) -> bool {
+        self.at.take_if(|at| *at <= now).is_some()
+    }
+
+    /// It failed: again after the next delay, and `more` than that.
+    pub(crate) fn again(&mut self, now: Instant, more: Duration) {
         let ceiling = self.first_ms.saturating_mul(1 << self.failures).min(self.cap_ms);
         self.failures = (self.failures + 1).min(20);
-        Duration::from_millis(random.up_to(ceiling))
+        self.at = Some(now + more + Duration::from_millis(self.up_to(ceiling)));
     }
 
-    /// It worked.
+    /// It worked, or there is reason to believe that it will: the delays start over.
     pub(crate) fn reset(&mut self) {
         self.failures = 0;
     }
-}
 
-/// xorshift64*: spreads retries, guards nothing.
-#[derive(Debug)]
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed | 1)
-    }
-
-    pub(crate) fn up_to(&mut self, most: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16) % (most + 1)
+    /// xorshift64*: spreads retries, guards nothing.
+    fn up_to(&mut self, most: u64) -> u64 {
+        self.random ^= self.random >> 12;
+        self.random ^= self.random << 25;
+        self.random ^= self.random >> 27;
+        (self.random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16) % (most + 1)
     }
 }
 
@@ -61,12 +60,28 @@ mod tests {
     /// success starts over.
     #[test]
     fn delays_double_up_to_the_cap_and_start_over() {
-        let mut random = Random::new(42);
-        let mut backoff = Backoff::new(10, 1000);
-        assert!(backoff.next(&mut random) <= Duration::from_millis(10));
-        let longest = (0..1000).map(|_| backoff.next(&mut random)).max().unwrap();
+        let now = Instant::now();
+        let mut retry = Retry::new(10, 1000, 42);
+        let next = |retry: &mut Retry| {
+            retry.again(now, Duration::ZERO);
+            retry.at.unwrap() - now
+        };
+        assert!(next(&mut retry) <= Duration::from_millis(10));
+        let longest = (0..1000).map(|_| next(&mut retry)).max().unwrap();
         assert!(longest <= Duration::from_secs(1) && longest > Duration::from_millis(900), "{longest:?}");
-        backoff.reset();
-        assert!(backoff.next(&mut random) <= Duration::from_millis(10));
+        retry.reset();
+        assert!(next(&mut retry) <= Duration::from_millis(10));
+    }
+
+    /// Scenario: the loop asks before and after a try is due.
+    /// Guarantees: it is handed out once, and not before its time.
+    #[test]
+    fn a_try_is_handed_out_once() {
+        let now = Instant::now();
+        let mut retry = Retry::new(1, 1, 42);
+        retry.again(now, Duration::from_secs(1));
+        assert!(!retry.take_due(now));
+        assert!(retry.take_due(now + Duration::from_secs(2)));
+        assert!(!retry.take_due(now + Duration::from_secs(2)));
     }
 }

@@ -1,9 +1,8 @@
 //! The connection to the gateway: packets and descriptors on `ctl`.
 //!
-//! Owns the socket and what could not be sent yet. It never decides what a message means (`run` does) and never blocks.
-//! It ends with the connection; a new one starts from nothing.
+//! Owns the socket. It never decides what a message means ([`crate::session`] does) and never blocks. It ends with the
+//! connection; a new one starts from nothing.
 
-use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
@@ -12,10 +11,8 @@ use std::path::Path;
 use pillion_proto::control::{MESSAGE_BYTES_MAX, ToGateway, ToShim};
 use rustix::fs::{CWD, Mode, OFlags, inotify};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
-};
+use rustix::net::{self, AddressFamily, RecvFlags, ReturnFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, SendAncillaryBuffer, SendAncillaryMessage};
 
 use crate::say::decimal;
 
@@ -25,15 +22,6 @@ pub(crate) struct Ctl {
     pub(crate) socket: OwnedFd,
     /// Whether WELCOME has come: until then it may be waiting in the accept queue, and nobody may be there.
     pub(crate) welcomed: bool,
-    /// What the kernel had no room for. Nothing is read meanwhile, which bounds it by what one message asks for.
-    outbox: VecDeque<Packet>,
-}
-
-#[derive(Debug)]
-struct Packet {
-    bytes: Vec<u8>,
-    /// Index of the listener that goes along.
-    slot: Option<usize>,
 }
 
 /// What one read brought.
@@ -50,65 +38,51 @@ pub(crate) enum Incoming {
     Garbage,
 }
 
-/// What became of the packets that were waiting.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Sent {
-    All,
-    /// The gateway does not read; go on when the socket is writable.
-    Full,
-    /// The connection is over.
-    Closed,
-    /// The kernel does not let this listener through. Its packet is gone; go on with the rest.
-    Refused(usize, Errno),
+/// Why a packet did not go out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Obstacle {
+    /// The connection is over, or the gateway has left some thousand messages unread, which comes to the same.
+    Session,
+    /// The descriptor, but that passes: all shims of one user share the kernel's count of descriptors in flight.
+    ForNow,
+    /// The descriptor, and that stays: a sandbox or a security module forbids it.
+    ForGood,
+}
+
+pub(crate) fn obstacle(error: Errno) -> Obstacle {
+    match error {
+        Errno::AGAIN | Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN | Errno::CONNREFUSED => Obstacle::Session,
+        Errno::TOOMANYREFS | Errno::NOBUFS | Errno::NOMEM | Errno::MFILE | Errno::NFILE => Obstacle::ForNow,
+        _ => Obstacle::ForGood,
+    }
 }
 
 impl Ctl {
-    pub(crate) fn new(socket: OwnedFd) -> Self {
-        Self { socket, welcomed: false, outbox: VecDeque::new() }
-    }
-
-    pub(crate) fn queue(&mut self, message: &ToGateway, slot: Option<usize>) {
-        self.outbox.push_back(Packet { bytes: message.encode(), slot });
-    }
-
-    pub(crate) fn is_backed_up(&self) -> bool {
-        !self.outbox.is_empty()
-    }
-
-    /// Sends what waits. `listener` finds a descriptor; a packet whose listener is gone is left out.
-    pub(crate) fn flush<'a>(&mut self, listener: impl Fn(usize) -> Option<BorrowedFd<'a>>) -> Sent {
-        while let Some(packet) = self.outbox.front() {
-            let result = match packet.slot {
-                None => send(&self.socket, &packet.bytes, None),
-                Some(slot) => listener(slot).map_or(Ok(()), |fd| send(&self.socket, &packet.bytes, Some(fd))),
-            };
-            match result.map_err(|error| (packet.slot, error, obstacle(error))) {
-                Ok(()) => {}
-                Err((_, _, Obstacle::Full)) => return Sent::Full,
-                Err((None, ..) | (_, _, Obstacle::Closed)) => return Sent::Closed,
-                Err((Some(slot), error, _)) => {
-                    self.outbox.pop_front();
-                    return Sent::Refused(slot, error);
-                }
-            }
-            self.outbox.pop_front();
+    /// Sends one packet, and the descriptor that it carries.
+    pub(crate) fn send(&self, message: &ToGateway, fd: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let fds = fd.map(|fd| [fd]);
+        if let Some(fds) = &fds {
+            control.push(SendAncillaryMessage::ScmRights(fds));
         }
-        Sent::All
+        let bytes = message.encode();
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        net::sendmsg(&self.socket, &[IoSlice::new(&bytes)], &mut control, flags).map(drop)
     }
 
-    /// Reads one packet. Descriptors beyond the first, and those of messages that carry none, are closed.
+    /// Reads one packet. Descriptors beyond the first are closed.
     pub(crate) fn receive(&self) -> Incoming {
         let mut packet = [0; MESSAGE_BYTES_MAX];
         // The kernel rounds up: room for one descriptor would let two through, so there is room for some, and a loop.
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-        let received =
-            match rustix::net::recvmsg(&self.socket, &mut [IoSliceMut::new(&mut packet)], &mut control, flags) {
-                Ok(received) => received,
-                Err(Errno::AGAIN | Errno::INTR) => return Incoming::Empty,
-                Err(_) => return Incoming::Closed,
-            };
+        let received = match net::recvmsg(&self.socket, &mut [IoSliceMut::new(&mut packet)], &mut control, flags) {
+            Ok(received) => received,
+            Err(Errno::AGAIN | Errno::INTR) => return Incoming::Empty,
+            Err(_) => return Incoming::Closed,
+        };
         let mut fds = Vec::new();
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(rights) = message {
@@ -129,39 +103,6 @@ impl Ctl {
     }
 }
 
-/// Why a packet did not go out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Obstacle {
-    /// The socket's buffer.
-    Full,
-    /// The connection.
-    Closed,
-    /// Something that passes: all shims of one user share the kernel's count of descriptors in flight.
-    ForNow,
-    /// Something that stays: a sandbox or a security module forbids to pass descriptors.
-    ForGood,
-}
-
-pub(crate) fn obstacle(error: Errno) -> Obstacle {
-    match error {
-        Errno::AGAIN | Errno::INTR => Obstacle::Full,
-        Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN | Errno::CONNREFUSED => Obstacle::Closed,
-        Errno::TOOMANYREFS | Errno::NOBUFS | Errno::NOMEM | Errno::MFILE | Errno::NFILE => Obstacle::ForNow,
-        _ => Obstacle::ForGood,
-    }
-}
-
-fn send(socket: &OwnedFd, bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let fds = fd.map(|fd| [fd]);
-    if let Some(fds) = &fds {
-        control.push(SendAncillaryMessage::ScmRights(fds));
-    }
-    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-    rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, flags).map(drop)
-}
-
 /// The directory of the sockets, opened anew for each connection: it may have been replaced.
 pub(crate) fn open_dir(dir: &Path) -> Result<OwnedFd, Errno> {
     rustix::fs::openat(CWD, dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
@@ -172,8 +113,8 @@ pub(crate) fn open_dir(dir: &Path) -> Result<OwnedFd, Errno> {
 pub(crate) fn connect(dir: &OwnedFd, name: &str, kind: SocketType) -> Result<OwnedFd, Errno> {
     let address = SocketAddrUnix::new([&proc_path(dir.as_fd()), "/", name].concat())?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None)?;
-    rustix::net::connect(&socket, &address)?;
+    let socket = net::socket_with(AddressFamily::UNIX, kind, flags, None)?;
+    net::connect(&socket, &address)?;
     Ok(socket)
 }
 
@@ -194,40 +135,31 @@ mod tests {
     use super::*;
 
     /// Scenario: the errors that passing a descriptor meets on a node: another pod of the same user floods the kernel's
-    /// count, a sandbox forbids it, the gateway is slow, the gateway is gone.
-    /// Guarantees: the first two make the shim relay, and only the first is tried again; the others are not mistaken for
-    /// them.
+    /// count, a sandbox forbids it, the gateway does not read, the gateway is gone.
+    /// Guarantees: the first two make the shim relay, and only the first is tried again; the others end the session and
+    /// are not mistaken for them.
     #[test]
     fn obstacles_are_told_apart() {
         assert_eq!(obstacle(Errno::TOOMANYREFS), Obstacle::ForNow);
-        assert_eq!(obstacle(Errno::PERM), Obstacle::ForGood);
-        assert_eq!(obstacle(Errno::ACCESS), Obstacle::ForGood);
-        assert_eq!(obstacle(Errno::INVAL), Obstacle::ForGood);
-        assert_eq!(obstacle(Errno::AGAIN), Obstacle::Full);
-        assert_eq!(obstacle(Errno::PIPE), Obstacle::Closed);
-        assert_eq!(obstacle(Errno::CONNRESET), Obstacle::Closed);
+        for error in [Errno::PERM, Errno::ACCESS, Errno::INVAL, Errno::OPNOTSUPP] {
+            assert_eq!(obstacle(error), Obstacle::ForGood);
+        }
+        for error in [Errno::AGAIN, Errno::PIPE, Errno::CONNRESET] {
+            assert_eq!(obstacle(error), Obstacle::Session);
+        }
     }
 
     /// Scenario: a gateway that does not read while the shim has more to say than the kernel takes, then goes away.
-    /// Guarantees: nothing blocks, what did not fit waits in order, and the end is noticed.
+    /// Guarantees: nothing blocks; both are the end of the session.
     #[test]
     fn a_gateway_that_does_not_read_blocks_nobody() {
-        let (ours, theirs) =
-            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
-        let mut ctl = Ctl::new(ours);
-        let mut queued = 0;
-        while !ctl.is_backed_up() {
-            ctl.queue(&ToGateway::Bye { id: queued }, None);
-            queued += 1;
-            ctl.flush(|_| None);
-        }
-        assert_eq!(ctl.flush(|_| None), Sent::Full);
-
-        let mut packet = [0; 64];
-        let (read, _) = rustix::net::recv(&theirs, &mut packet[..], RecvFlags::empty()).unwrap();
-        assert_eq!(ToGateway::decode(&packet[..read]), Ok(Some(ToGateway::Bye { id: 0 })));
+        let flags = SocketFlags::CLOEXEC;
+        let (ours, theirs) = net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+        let ctl = Ctl { socket: ours, welcomed: true };
+        let full = (0..100_000).find_map(|id| ctl.send(&ToGateway::Bye { id }, None).err());
+        assert_eq!(full.map(obstacle), Some(Obstacle::Session));
         drop(theirs);
-        assert_eq!(ctl.flush(|_| None), Sent::Closed);
+        assert_eq!(ctl.send(&ToGateway::Pong, None).map_err(obstacle), Err(Obstacle::Session));
         assert!(matches!(ctl.receive(), Incoming::Closed));
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! - [`args`]: the command line.
 //! - [`run`]: the one loop; everything that happens in a shim is an event of it.
+//! - [`session`]: the conversation with the gateway.
 //! - [`ports`]: the listening sockets of the pod and who accepts on them.
 //! - [`ctl`]: the connection to the gateway; packets and descriptors on it.
 //! - [`relay`]: copying bytes to `otlp` where descriptors cannot be passed.
@@ -26,6 +27,7 @@ mod ports;
 mod relay;
 mod run;
 mod say;
+mod session;
 mod sys;
 mod wait;
 

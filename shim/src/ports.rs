@@ -9,7 +9,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 
-use crate::say::{decimal, say, why};
+use crate::say::{complain, decimal, why};
 use crate::sys;
 
 /// Connections that wait in the kernel while the gateway restarts; the kernel's own ceiling is net.core.somaxconn.
@@ -26,9 +26,12 @@ pub(crate) struct Slot {
     pub(crate) relayed: bool,
     /// The DONATE that has not been answered.
     pub(crate) offer: Option<u32>,
+    /// Whether the loop watches it for connections.
+    pub(crate) watched: bool,
     /// The machine has no IPv6.
     absent: bool,
-    complained: Option<Errno>,
+    /// What is wrong with it, so that it is said once.
+    pub(crate) complained: Option<Errno>,
 }
 
 /// All addresses of the pod.
@@ -38,7 +41,7 @@ pub(crate) struct Ports {
 }
 
 impl Ports {
-    pub(crate) fn new(ports: [u16; 2], relayed: bool) -> Self {
+    pub(crate) fn new(ports: [u16; 2]) -> Self {
         let mut slots = Vec::with_capacity(4);
         for ip in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
             for port in ports {
@@ -47,8 +50,9 @@ impl Ports {
                     address: SocketAddr::new(ip, port),
                     shown: [name, &decimal(u64::from(port))].concat(),
                     socket: None,
-                    relayed,
+                    relayed: false,
                     offer: None,
+                    watched: false,
                     absent: false,
                     complained: None,
                 });
@@ -60,27 +64,14 @@ impl Ports {
     /// Tries to bind what is not held. Returns what is held now and was not before.
     pub(crate) fn bind_missing(&mut self) -> Vec<usize> {
         let mut bound = Vec::new();
-        // IPv4 comes first: where it has no loopback address either, the interface is still down and IPv6 may yet come.
-        let mut loopback_is_up = false;
-        for (index, slot) in self.slots.iter_mut().enumerate() {
-            if slot.socket.is_some() || slot.absent {
-                loopback_is_up = true;
-                continue;
-            }
+        for (index, slot) in self.slots.iter_mut().enumerate().filter(|(_, slot)| slot.is_missing()) {
             match listen_on(slot.address) {
                 Ok(socket) => {
-                    loopback_is_up = true;
-                    slot.socket = Some(socket);
-                    slot.complained = None;
+                    slot.hold(socket);
                     bound.push(index);
                 }
-                Err(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL) if slot.address.is_ipv6() && loopback_is_up => {
-                    slot.absent = true;
-                }
-                Err(error) => {
-                    loopback_is_up |= error == Errno::ADDRINUSE;
-                    slot.complain(error);
-                }
+                Err(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL) if slot.address.is_ipv6() => slot.absent = true,
+                Err(error) => slot.complain(error),
             }
         }
         bound
@@ -88,16 +79,17 @@ impl Ports {
 
     /// Whether an address still has to be bound or returned.
     pub(crate) fn is_missing(&self) -> bool {
-        self.slots.iter().any(|slot| slot.socket.is_none() && !slot.absent)
+        self.slots.iter().any(Slot::is_missing)
     }
 
     /// Gives up sockets on which nobody can accept any more because somebody has shut them down.
-    pub(crate) fn drop_dead(&mut self) {
-        for slot in &mut self.slots {
-            if slot.socket.as_ref().is_some_and(|socket| sockopt::socket_acceptconn(socket) == Ok(false)) {
-                slot.socket = None;
-            }
-        }
+    pub(crate) fn take_dead(&mut self) -> Vec<OwnedFd> {
+        let dead = self.slots.iter_mut().filter_map(|slot| {
+            let socket = slot.socket.take_if(|socket| sockopt::socket_acceptconn(socket) == Ok(false))?;
+            slot.watched = false;
+            Some(socket)
+        });
+        dead.collect()
     }
 
     /// Takes a socket that the gateway has kept for a predecessor of this shim, after asking the socket what it is.
@@ -114,20 +106,22 @@ impl Ports {
         }
         // The flag is shared with whoever else holds the socket, and relaying must never block in accept().
         rustix::io::ioctl_fionbio(&socket, true).map_err(|_| "it cannot be made non-blocking")?;
-        slot.socket = Some(socket);
-        slot.absent = false;
-        slot.complained = None;
+        slot.hold(socket);
         Ok(Some(index))
     }
 }
 
 impl Slot {
-    /// Once for each cause, not once for each try.
+    fn is_missing(&self) -> bool {
+        self.socket.is_none() && !self.absent
+    }
+
+    fn hold(&mut self, socket: OwnedFd) {
+        self.socket = Some(socket);
+        self.complained = None;
+    }
+
     fn complain(&mut self, error: Errno) {
-        if self.complained == Some(error) {
-            return;
-        }
-        self.complained = Some(error);
         let advice = match error {
             Errno::ADDRINUSE => {
                 "trying until the gateway returns it or its holder ends; if that is another program, stop it or choose \
@@ -136,7 +130,8 @@ impl Slot {
             Errno::ACCESS => "choose a port from 1024 on with --grpc or --http",
             _ => "trying again",
         };
-        say(&["cannot listen on ", &self.shown, ": ", &why(error), "; ", advice]);
+        let parts = ["cannot listen on ", &self.shown, ": ", &why(error), "; ", advice];
+        complain(&mut self.complained, error, &parts);
     }
 }
 
@@ -162,10 +157,8 @@ fn listening_address(socket: &OwnedFd) -> Option<SocketAddr> {
         && sockopt::socket_type(socket) == Ok(SocketType::STREAM)
         && sockopt::socket_protocol(socket) == Ok(Some(ipproto::TCP))
         && sockopt::socket_acceptconn(socket) == Ok(true);
-    if !listens {
-        return None;
-    }
-    SocketAddr::try_from(rustix::net::getsockname(socket).ok()?).ok()
+    let address = rustix::net::getsockname(socket).ok().filter(|_| listens)?;
+    SocketAddr::try_from(address).ok()
 }
 
 /// Whether a socket belongs to another network namespace than this process. A sandbox that was made anew keeps the path

@@ -18,6 +18,13 @@ pub(crate) fn say(parts: &[&str]) {
     let _ = std::io::stderr().write_all(&line);
 }
 
+/// Says it unless the same error was the last: once for each cause, not once for each try.
+pub(crate) fn complain(last: &mut Option<Errno>, error: Errno, parts: &[&str]) {
+    if last.replace(error) != Some(error) {
+        say(parts);
+    }
+}
+
 /// What the user asked to see.
 pub(crate) fn print(text: &str) -> ExitCode {
     let _ = std::io::stdout().write_all(text.as_bytes());

@@ -7,12 +7,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use rustix::event::Timespec;
+
 use crate::args::Options;
 use crate::say::{decimal, say};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const ONE_TRY: Duration = Duration::from_secs(1);
-const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 
 pub(crate) fn wait(options: &Options) -> ExitCode {
     let deadline = Instant::now() + PATIENCE;
@@ -28,7 +30,8 @@ pub(crate) fn wait(options: &Options) -> ExitCode {
                 ]);
                 return ExitCode::FAILURE;
             }
-            std::thread::sleep(PAUSE);
+            // Of no descriptors: a pause between two tries.
+            let _ = rustix::event::poll(&mut [], Some(&PAUSE));
         }
     }
     ExitCode::SUCCESS

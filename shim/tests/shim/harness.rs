@@ -22,18 +22,18 @@ use rustix::net::{
 };
 
 /// Far beyond what any step takes; only a broken shim meets it.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Two ports that no other test gets, as long as this lives: they are bound here without listening, so that the kernel
 /// gives them to nobody, and SO_REUSEADDR lets the shim bind them as well.
-pub struct Ports {
-    pub grpc: u16,
-    pub http: u16,
+pub(crate) struct Ports {
+    pub(crate) grpc: u16,
+    pub(crate) http: u16,
     _reserved: [OwnedFd; 4],
 }
 
 impl Ports {
-    pub fn reserve() -> Self {
+    pub(crate) fn reserve() -> Self {
         let bind = |address: SocketAddr| {
             let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
             let socket = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
@@ -48,28 +48,28 @@ impl Ports {
     }
 }
 
-pub fn v4(port: u16) -> SocketAddr {
+pub(crate) fn v4(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
-pub fn v6(port: u16) -> SocketAddr {
+pub(crate) fn v6(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv6Addr::LOCALHOST, port))
 }
 
 /// A running shim; killed when dropped.
-pub struct Shim {
+pub(crate) struct Shim {
     child: Child,
     stderr: ChildStderr,
     heard: String,
 }
 
 impl Shim {
-    pub fn start(dir: &Path, ports: &Ports, more: &[&str]) -> Self {
+    pub(crate) fn start(dir: &Path, ports: &Ports, more: &[&str]) -> Self {
         Self::spawn(Command::new(env!("CARGO_BIN_EXE_pillion-shim")), dir, ports, more)
     }
 
     /// In a network namespace of its own, whose loopback interface is down.
-    pub fn start_in_namespace(dir: &Path, ports: &Ports) -> Self {
+    pub(crate) fn start_in_namespace(dir: &Path, ports: &Ports) -> Self {
         let mut command = Command::new("unshare");
         command.args(["--user", "--map-root-user", "--net", env!("CARGO_BIN_EXE_pillion-shim")]);
         Self::spawn(command, dir, ports, &[])
@@ -84,7 +84,7 @@ impl Shim {
     }
 
     /// Waits until the shim has said this on stderr.
-    pub fn says(&mut self, words: &str) {
+    pub(crate) fn says(&mut self, words: &str) {
         while !self.heard.contains(words) {
             assert!(readable(&self.stderr), "never said `{words}`, but: {}", self.heard);
             let mut piece = [0; 1024];
@@ -95,7 +95,7 @@ impl Shim {
     }
 
     /// Waits until the shim sleeps in epoll without a timeout.
-    pub fn sleeps_without_a_timer(&self) {
+    pub(crate) fn sleeps_without_a_timer(&self) {
         let path = format!("/proc/{}/syscall", self.child.id());
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -111,13 +111,13 @@ impl Shim {
         }
     }
 
-    pub fn terminate(&self) {
+    pub(crate) fn terminate(&self) {
         rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), rustix::process::Signal::TERM)
             .unwrap();
     }
 
     /// Waits for its end.
-    pub fn ended(mut self) -> ExitStatus {
+    pub(crate) fn ended(mut self) -> ExitStatus {
         let pid = rustix::process::pidfd_open(
             rustix::process::Pid::from_child(&self.child),
             rustix::process::PidfdFlags::empty(),
@@ -136,13 +136,13 @@ impl Drop for Shim {
 }
 
 /// A listening `ctl`.
-pub struct Gateway {
+pub(crate) struct Gateway {
     socket: OwnedFd,
 }
 
 impl Gateway {
     /// Binds under another name and renames, as gateway and csi do.
-    pub fn listen(dir: &Path) -> Self {
+    pub(crate) fn listen(dir: &Path) -> Self {
         let dir_fd = rustix::fs::openat(CWD, dir, OFlags::PATH | OFlags::DIRECTORY, rustix::fs::Mode::empty()).unwrap();
         let at = |name: &str| PathBuf::from(format!("/proc/self/fd/{}/{name}", dir_fd.as_raw_fd()));
         let flags = SocketFlags::CLOEXEC;
@@ -153,17 +153,17 @@ impl Gateway {
         Self { socket }
     }
 
-    pub fn accept(&self) -> Session {
+    pub(crate) fn accept(&self) -> Session {
         assert!(readable(&self.socket), "the shim does not connect");
         Session { socket: rustix::net::accept_with(&self.socket, SocketFlags::CLOEXEC).unwrap() }
     }
 
-    pub fn nobody_waits(&self) -> bool {
+    pub(crate) fn nobody_waits(&self) -> bool {
         is_quiet(&self.socket)
     }
 
     /// Accepts a shim and lets it donate: everything it offers, acknowledged.
-    pub fn serve(&self) -> (Session, BTreeMap<SocketAddr, TcpListener>) {
+    pub(crate) fn serve(&self) -> (Session, BTreeMap<SocketAddr, TcpListener>) {
         let session = self.accept();
         session.hello();
         session.welcome(Mode::Donate);
@@ -173,16 +173,16 @@ impl Gateway {
 }
 
 /// One connection of a shim.
-pub struct Session {
+pub(crate) struct Session {
     socket: OwnedFd,
 }
 
 impl Session {
-    pub fn send(&self, message: &ToShim) {
+    pub(crate) fn send(&self, message: &ToShim) {
         self.send_bytes(&message.encode(), &[]);
     }
 
-    pub fn send_bytes(&self, bytes: &[u8], fds: &[std::os::fd::BorrowedFd<'_>]) {
+    pub(crate) fn send_bytes(&self, bytes: &[u8], fds: &[std::os::fd::BorrowedFd<'_>]) {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !fds.is_empty() {
@@ -192,12 +192,12 @@ impl Session {
     }
 
     /// Gives a listener back, keeping the gateway's copy.
-    pub fn give_back(&self, address: SocketAddr, listener: &TcpListener) {
+    pub(crate) fn give_back(&self, address: SocketAddr, listener: &TcpListener) {
         self.send_bytes(&ToShim::Return { address }.encode(), &[listener.as_fd()]);
     }
 
     /// The next message and its descriptor; none when the shim has closed.
-    pub fn receive(&self) -> Option<(ToGateway, Option<OwnedFd>)> {
+    pub(crate) fn receive(&self) -> Option<(ToGateway, Option<OwnedFd>)> {
         assert!(readable(&self.socket), "the shim says nothing");
         let mut packet = [0; 8192];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
@@ -223,19 +223,19 @@ impl Session {
         Some((message, fds.pop()))
     }
 
-    pub fn hello(&self) -> Hello {
+    pub(crate) fn hello(&self) -> Hello {
         match self.receive() {
             Some((ToGateway::Hello(hello), _)) => hello,
             other => panic!("not HELLO: {other:?}"),
         }
     }
 
-    pub fn welcome(&self, mode: Mode) {
+    pub(crate) fn welcome(&self, mode: Mode) {
         self.send(&ToShim::Welcome(Welcome { version: 1, ports: vec![4317, 4318], mode }));
     }
 
     /// One DONATE, not acknowledged.
-    pub fn donation(&self) -> (u32, SocketAddr, TcpListener) {
+    pub(crate) fn donation(&self) -> (u32, SocketAddr, TcpListener) {
         match self.receive() {
             Some((ToGateway::Donate { id, address }, Some(fd))) => (id, address, listener(fd)),
             other => panic!("not DONATE: {other:?}"),
@@ -243,7 +243,7 @@ impl Session {
     }
 
     /// All that is donated until READY, acknowledged, by the address that the sockets have.
-    pub fn donations(&self) -> BTreeMap<SocketAddr, TcpListener> {
+    pub(crate) fn donations(&self) -> BTreeMap<SocketAddr, TcpListener> {
         let mut donated = BTreeMap::new();
         loop {
             match self.receive() {
@@ -260,7 +260,7 @@ impl Session {
     }
 
     /// Waits until the shim has handled everything that was sent before.
-    pub fn settle(&self) {
+    pub(crate) fn settle(&self) {
         self.send(&ToShim::Ping);
         assert_eq!(self.receive().map(|(message, _)| message), Some(ToGateway::Pong));
     }
@@ -272,14 +272,14 @@ fn listener(fd: OwnedFd) -> TcpListener {
 }
 
 /// Accepts on a listener that may be non-blocking.
-pub fn accept(listener: &TcpListener) -> TcpStream {
+pub(crate) fn accept(listener: &TcpListener) -> TcpStream {
     assert!(readable(listener), "nobody connects to {:?}", listener.local_addr());
     let stream = listener.accept().unwrap().0;
     limit(&stream);
     stream
 }
 
-pub fn accept_otlp(otlp: &UnixListener) -> std::os::unix::net::UnixStream {
+pub(crate) fn accept_otlp(otlp: &UnixListener) -> std::os::unix::net::UnixStream {
     assert!(readable(otlp), "the shim does not dial otlp");
     let stream = otlp.accept().unwrap().0;
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -288,12 +288,12 @@ pub fn accept_otlp(otlp: &UnixListener) -> std::os::unix::net::UnixStream {
 }
 
 /// Binds `otlp`, by way of /proc for long paths.
-pub fn listen_otlp(dir: &Path) -> UnixListener {
+pub(crate) fn listen_otlp(dir: &Path) -> UnixListener {
     let dir_fd = rustix::fs::openat(CWD, dir, OFlags::PATH | OFlags::DIRECTORY, rustix::fs::Mode::empty()).unwrap();
     UnixListener::bind(format!("/proc/self/fd/{}/otlp", dir_fd.as_raw_fd())).unwrap()
 }
 
-pub fn connect(address: SocketAddr) -> TcpStream {
+pub(crate) fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
     limit(&stream);
     stream
@@ -306,12 +306,12 @@ fn limit(stream: &TcpStream) {
 }
 
 /// Waits until something can be read, or the other side has closed.
-pub fn readable(fd: impl AsFd) -> bool {
+pub(crate) fn readable(fd: impl AsFd) -> bool {
     let patience = Timespec { tv_sec: i64::try_from(PATIENCE.as_secs()).unwrap(), tv_nsec: 0 };
     poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&patience)).unwrap() > 0
 }
 
 /// Whether nothing can be read at this moment.
-pub fn is_quiet(fd: impl AsFd) -> bool {
+pub(crate) fn is_quiet(fd: impl AsFd) -> bool {
     poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&Timespec::default())).unwrap() == 0
 }
