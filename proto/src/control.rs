@@ -28,13 +28,17 @@
 //!   0x82 RETURN  { address }                             + a listening socket that the gateway holds for this pod
 //!   0x83 RETURNED{ }                                     no more RETURN follows
 //!   0x84 ACK     { id }                                  the request with this id is done
-//!   0x85 NACK    { id, code u16, reason text }           it is not; 0 is the id of HELLO
+//!   0x85 NACK    { id, code u16, reason text }           it is not, or no longer; 0 is the id of HELLO
 //!   0x86 CREDIT  { connections u32 }                     so many more CONN
 //!   0x87 DIAL    { id, port u16 }                        connect to that loopback port in the pod, answer DIALED
 //!   0x88 MODE    { mode u8 }                             from now on; only modes that HELLO's capabilities name
 //!   0x89 HANDOFF { }                                     the gateway leaves: keep everything, wait for end of file
 //!   0x8a PING    { }
 //! ```
+//!
+//! **Order**: HELLO is answered by WELCOME, RETURN for each listener that is held, RETURNED. The shim may DONATE from WELCOME
+//! on, what was returned it need not; READY ends its list. Later donations need no READY. MODE donate makes the shim offer
+//! all that it holds again, ended by READY; a socket that is known already is acknowledged and its copy closed.
 //!
 //! The id is 0 where the table names none. **Compatibility**: a kind that the receiver does not know decodes to `None`,
 //! and it closes the descriptor that came along; bytes after the last known field are ignored, so that a later version

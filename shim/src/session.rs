@@ -229,7 +229,9 @@ impl Shim {
     }
 
     fn on_nack(&mut self, nack: &Nack) {
-        if nack.id == 0 {
+        if nack.code == NackCode::ListenerDead {
+            self.renew_dead();
+        } else if nack.id == 0 {
             for index in 0..self.ports.slots.len() {
                 self.on_refusal(index, &nack.reason, false);
             }
