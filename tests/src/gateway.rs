@@ -59,6 +59,11 @@ impl Gateway {
         self.log.all()
     }
 
+    /// The next line of its log that holds `text`.
+    pub fn wait_for_line(&self, text: &str) -> String {
+        self.log.wait_for(text)
+    }
+
     /// The supervisor's pid.
     pub fn supervisor(&self) -> u32 {
         self.child.id()
@@ -116,7 +121,8 @@ impl Drop for Gateway {
     }
 }
 
-fn get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
+/// GET: status and body.
+pub fn get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(address)?;
     write!(stream, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n")?;
     let mut answer = String::new();
