@@ -32,7 +32,6 @@ mod claims;
 mod counters;
 mod custody;
 mod donation;
-mod door;
 mod pace;
 mod reaper;
 mod reserve;
@@ -47,7 +46,6 @@ pub use reserve::raise_descriptor_limit;
 
 use acceptor::{Acceptor, Doorway};
 use claims::Claims;
-use door::Door;
 use reaper::Reaper;
 use reserve::Reserve;
 use session::{Disposal, Watched};
@@ -174,16 +172,15 @@ impl Lifecycle {
         let Site { tenant, socket_dir, ports, namespace, orphan_grace } = site;
         let rules =
             Rules { tenant: tenant.identity().name.clone(), ports, namespace, orphan_grace, paces: Paces::default() };
-        self.admit(Door::Tenant(tenant), socket_dir, rules)
+        self.admit(tenant, socket_dir, rules)
     }
 
-    fn admit(&self, door: Door, socket_dir: PathBuf, rules: Rules) -> Result<(), LifecycleError> {
-        let tenant = rules.tenant.clone();
+    fn admit(&self, tenant: Arc<tenant::Handle>, socket_dir: PathBuf, rules: Rules) -> Result<(), LifecycleError> {
+        let name = rules.tenant.clone();
         let mut sites = self.sites();
         while sites.tasks.try_join_next().is_some() {}
-        if sites.by_name.contains_key(&tenant) {
-            let source =
-                io::Error::new(io::ErrorKind::AlreadyExists, format!("tenant {tenant} has its sockets already"));
+        if sites.by_name.contains_key(&name) {
+            let source = io::Error::new(io::ErrorKind::AlreadyExists, format!("tenant {name} has its sockets already"));
             return Err(LifecycleError { action: "serving", path: socket_dir, source });
         }
         let disposal = Disposal::of(&self.reaper);
@@ -203,13 +200,13 @@ impl Lifecycle {
             disposal,
             ctl,
             names,
-            doorway: Doorway::new(door),
+            doorway: Doorway::new(tenant),
             commands: inbox,
             status,
         });
         sites.added += 1;
         sites.tasks.spawn(site.run());
-        sites.by_name.insert(tenant, SiteHandle { commands, status: snapshot });
+        sites.by_name.insert(name, SiteHandle { commands, status: snapshot });
         Ok(())
     }
 

@@ -31,11 +31,10 @@ use tokio::sync::Notify;
 
 use super::counters::Counters;
 use super::custody::Listener;
-use super::door::{Connection, Door};
 use super::reaper::Foreign;
 use super::reserve::Reserve;
 use super::socket_options;
-use crate::tenant::SocketKind;
+use crate::tenant::{self, Accepted, SocketKind};
 
 /// A tenant's connections accepted before it is another tenant's turn.
 const SLICE: u32 = 16;
@@ -51,7 +50,7 @@ const STOP: u64 = 0;
 /// What acceptors and a site share about the site.
 #[derive(Debug)]
 pub(super) struct Doorway {
-    pub(super) door: Door,
+    pub(super) tenant: Arc<tenant::Handle>,
     /// Told when the fate of a slot has changed, or a backlog was found empty.
     pub(super) changed: Notify,
     /// Whether the site waits for its backlogs to become empty.
@@ -117,9 +116,9 @@ pub(super) struct Heartbeat {
 }
 
 impl Doorway {
-    pub(super) fn new(door: Door) -> Arc<Self> {
+    pub(super) fn new(tenant: Arc<tenant::Handle>) -> Arc<Self> {
         Arc::new(Self {
-            door,
+            tenant,
             changed: Notify::new(),
             draining: AtomicBool::new(false),
             round: AtomicU64::new(0),
@@ -205,7 +204,7 @@ impl Slot {
         match epoll::add(&self.acceptor.epoll, &self.fd, data, epoll::EventFlags::IN) {
             Ok(()) => *polling = Polling::Polled,
             Err(error) => {
-                tracing::warn!(tenant = %self.doorway.door.name(), %error, "cannot wait for connections on a listener");
+                tracing::warn!(tenant = %self.doorway.tenant.identity().name, %error, "cannot wait for connections on a listener");
                 *polling = Polling::Parked;
                 self.mark_dead();
             }
@@ -288,7 +287,7 @@ impl Acceptor {
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
     }
 
-    fn slots(&self) -> MutexGuard<'_, HashMap<u64, Arc<Slot>>> {
+    pub(super) fn slots(&self) -> MutexGuard<'_, HashMap<u64, Arc<Slot>>> {
         // A panic while the lock is held cannot happen in a map's own operations.
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -314,7 +313,7 @@ struct Pause {
     until: Instant,
     slot: Arc<Slot>,
     /// Accepted, and given back by a worker whose inbox was full: offered again before anything else is accepted.
-    waiting: Option<Connection>,
+    waiting: Option<Accepted>,
 }
 
 /// How a turn ended.
@@ -322,7 +321,7 @@ enum Turn {
     /// Nothing waits any more, or it is somebody else's turn.
     Over,
     /// Leave it alone for a moment.
-    Pause(Option<Connection>),
+    Pause(Option<Accepted>),
     Dead,
 }
 
@@ -364,7 +363,7 @@ impl Loop<'_> {
         }
         while self.is_due(now) {
             let Some(Pause { slot, waiting, .. }) = self.paused.pop_front() else { return };
-            match waiting.map(|connection| slot.doorway.door.offer(connection)) {
+            match waiting.map(|connection| slot.doorway.tenant.offer(connection)) {
                 Some(Err(connection)) if !slot.is_retired() => self.leave_alone(slot, Some(connection)),
                 Some(Ok(())) => {
                     self.acceptor.counters.connections.add(1);
@@ -379,7 +378,7 @@ impl Loop<'_> {
         self.paused.front().is_some_and(|next| next.until <= now)
     }
 
-    fn leave_alone(&mut self, slot: Arc<Slot>, waiting: Option<Connection>) {
+    fn leave_alone(&mut self, slot: Arc<Slot>, waiting: Option<Accepted>) {
         self.acceptor.counters.pauses.add(1);
         self.paused.push_back(Pause { until: Instant::now() + PAUSE_TIME, slot, waiting });
     }
@@ -414,12 +413,12 @@ impl Loop<'_> {
             if !self.acceptor.reserve.is_full() {
                 return Turn::Pause(None);
             }
-            let Some(permit) = slot.doorway.door.permit() else { return Turn::Pause(None) };
+            let Some(permit) = slot.doorway.tenant.connection_permit() else { return Turn::Pause(None) };
             match self.accept(slot) {
                 Ok(socket) if came_in_at(&socket, slot.listener) => {
                     let kind = slot.kind();
                     socket_options::prepare(&socket, kind);
-                    if let Err(back) = slot.doorway.door.offer(Connection { socket, kind, permit }) {
+                    if let Err(back) = slot.doorway.tenant.offer(Accepted { socket, kind, permit }) {
                         self.acceptor.counters.connections_given_back.add(1);
                         return Turn::Pause(Some(back));
                     }

@@ -313,6 +313,8 @@ impl Custody {
             Phase::Orphaned { until: Some(until) } if until <= now => {
                 self.release_all(out);
                 self.phase = Phase::Absent;
+                // Accepted connections keep the pod's network namespace alive as well.
+                out.push(Effect::Finish { until: now + BYE_LIMIT });
             }
             Phase::Draining { until, .. } if until <= now => self.drained(now, out),
             _ => {}
@@ -320,7 +322,11 @@ impl Custody {
         let (due, later) = self.asks.iter().partition(|(at, _)| *at <= now);
         self.asks = later;
         let due: Vec<(Instant, u32)> = due;
-        out.extend(due.into_iter().map(|(_, donation)| Effect::Nack(donation, NackCode::ListenerDead)));
+        if !due.is_empty() {
+            out.extend(due.into_iter().map(|(_, donation)| Effect::Nack(donation, NackCode::ListenerDead)));
+            // MODE makes a shim look at what it holds, and donate all of it again.
+            out.push(Effect::SetMode(self.mode));
+        }
     }
 
     fn leave(&mut self, farewell: Option<Effect>, out: &mut Vec<Effect>) {

@@ -284,6 +284,7 @@ impl Site {
         }
         session.capabilities = Some(hello.capabilities);
         tracing::info!(tenant = %self.rules.tenant, shim = hello.shim_version, instance = hello.instance, "a shim connected");
+        self.doorway.tenant.reattach();
         self.step(Event::Greeted { namespace });
     }
 
@@ -362,9 +363,14 @@ impl Site {
                 }
             }
             Effect::HandOff => self.send(&ToShim::Handoff, None),
-            Effect::Finish { until } => self.finishing = Some(self.doorway.door.drain(until.into())),
+            Effect::Finish { until } => self.finishing = Some(self.drain(until)),
             Effect::HangUp => self.session = None,
         }
+    }
+
+    fn drain(&self, until: Instant) -> BoxFuture<'static, ()> {
+        let tenant = Arc::clone(&self.doorway.tenant);
+        Box::pin(async move { tenant.drain(until.into()).await })
     }
 
     fn welcome(&mut self, mode: Mode) {

@@ -1,1 +1,8 @@
-pub(super) mod double;
+//! The lifecycle against a shim that each test plays itself, on real sockets and real threads, with real tenants whose
+//! connections are answered by [`support::serve`].
+
+mod accepting;
+mod conversation;
+mod donations;
+mod namespaces;
+mod support;

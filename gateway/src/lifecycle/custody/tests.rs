@@ -130,7 +130,7 @@ orphaned  died     -> absent    : release(1)
 orphaned  hung     -> absent    : release(1)
 orphaned  empty    -> orphaned  :
 orphaned  finished -> orphaned  :
-orphaned  tick     -> absent    : release(1)
+orphaned  tick     -> absent    : release(1) finish
 orphaned  hand_off -> gone      : release(1) handoff hang_up
 orphaned  remove   -> gone      : release(1) hang_up
 draining  greeted  -> listing   : welcome(donate) return(1) returned
@@ -232,7 +232,9 @@ fn an_orphan_is_kept_for_its_grace_and_not_longer() {
     let mut custody = in_phase("orphaned", now);
     assert_eq!(custody.deadline(), Some(now + GRACE));
     assert_eq!(custody.step(Event::Tick, now + GRACE - Duration::from_nanos(1)), []);
-    assert_eq!(custody.step(Event::Tick, now + GRACE), [Effect::Release { cookie: 1 }]);
+    let over = now + GRACE;
+    let expected = [Effect::Release { cookie: 1 }, Effect::Finish { until: over + BYE_LIMIT }];
+    assert_eq!(custody.step(Event::Tick, over), expected);
     assert_eq!(custody.deadline(), None);
 }
 
@@ -249,7 +251,8 @@ fn a_dead_listener_is_asked_for_again_ever_more_slowly() {
         let ask = custody.deadline().expect("an ask is due");
         delays.push((ask - now).as_millis());
         now = ask;
-        assert_eq!(custody.step(Event::Tick, now), [Effect::Nack(7, NackCode::ListenerDead)]);
+        let expected = [Effect::Nack(7, NackCode::ListenerDead), Effect::SetMode(Mode::Donate)];
+        assert_eq!(custody.step(Event::Tick, now), expected);
         custody.step(Event::Donated { id: 7, listener: listener(cookie + 1) }, now);
     }
     assert_eq!(delays, [100, 200, 400, 800, 1600, 3200, 6400, 12800, 25600, 30000, 30000]);
