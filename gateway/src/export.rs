@@ -20,6 +20,8 @@ mod pool;
 mod retry;
 mod stamp;
 mod status;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod volatile;
 

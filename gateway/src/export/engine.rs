@@ -72,6 +72,8 @@ pub(super) struct Landed {
 pub(super) struct ReadDone {
     lane: u32,
     reserved: usize,
+    /// The tenant's last record when the read began.
+    tail: Sequence,
     result: std::io::Result<Read>,
 }
 

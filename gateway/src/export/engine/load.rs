@@ -276,7 +276,7 @@ impl Engine {
             return;
         }
         lane.reading = true;
-        let (tenant, after, queue) = (lane.tenant, lane.cursor.seen(), self.queue.clone());
+        let (tenant, after, tail, queue) = (lane.tenant, lane.cursor.seen(), lane.tail, self.queue.clone());
         let held = self.outlets[index].held.clone();
         held.set(held.get() + bytes);
         self.reads.push(Box::pin(async move {
@@ -284,6 +284,7 @@ impl Engine {
             ReadDone {
                 lane: number,
                 reserved: bytes,
+                tail,
                 result: read.unwrap_or_else(|error| Err(std::io::Error::other(error))),
             }
         }));
@@ -296,6 +297,8 @@ impl Engine {
         lane.reading = false;
         let before = lane.cursor.seen();
         match done.result {
+            // Nothing there: what was between is damaged or past its retention. Readers see a record before we hear of it.
+            Ok(read) if read.records.is_empty() => lane.take_read(Vec::new(), read.through.max(done.tail)),
             Ok(read) => lane.take_read(read.records, read.through),
             Err(error) => {
                 tracing::warn!(tenant = lane.tenant.0, %error, "reading backlog from the log failed; trying again");

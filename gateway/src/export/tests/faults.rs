@@ -1,0 +1,220 @@
+//! Whose fault it is, and that nobody else pays for it.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::backend::{Backend, Request, Say, items};
+use super::node::{Node, count, grpc, http, queued};
+use super::{names, node};
+use crate::config::{Header, HeaderSource};
+
+fn holds(request: &Request, text: &str) -> bool {
+    request.items.iter().any(|item| item.contains(text))
+}
+
+fn unique(requests: &[Request]) -> BTreeSet<String> {
+    items(requests).into_iter().collect()
+}
+
+/// Scenario: the destination refuses the token; while it does, more is committed; the token's file is replaced.
+/// Guarantees: the state says that the destination is at fault; there are few probes; after the rotation everything
+/// arrives and nothing is a dead letter.
+#[test]
+fn refused_credentials_keep_everything_queued_until_the_token_is_replaced() {
+    for over_http in [false, true] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let token = dir.path().join("token");
+        std::fs::write(&token, "old\n").expect("written");
+        let mind = move |request: &Request| match request.headers["authorization"].as_bytes() {
+            b"Bearer new" => Say::Ok,
+            _ if over_http => Say::Http(401, None),
+            _ => Say::Status(16, None),
+        };
+        let backend = if over_http { Backend::http(mind) } else { Backend::grpc(mind) };
+        let mut destination = if over_http { http(&backend) } else { grpc(&backend) };
+        let value = HeaderSource::Template { prefix: "Bearer ".into(), file: token.clone(), suffix: String::new() };
+        destination.headers = vec![Header { name: http::header::AUTHORIZATION, value }];
+        let node = Node::start(&dir.path().join("data"), vec![destination]);
+        let id = node.tenant("a/a");
+        names("a/a", 0..100).iter().for_each(|name| node.commit(id, &[name]));
+        node.wait(|snapshot| snapshot[0].state == "broken");
+        let error = node.snapshot()[0].last_error.clone().expect("an error");
+        assert!(!error.contains("old"), "credentials are never shown: {error}");
+
+        std::fs::write(&token, "new\n").expect("written");
+        assert_eq!(unique(&backend.wait(|requests| unique(requests).len() == 100)).len(), 100);
+        let snapshot = node.wait(|snapshot| queued(snapshot) == 0);
+        assert_eq!((snapshot[0].state, count(&snapshot[0], |stats| &stats.dead_letters)), ("ok", 0));
+        node.stop(false);
+    }
+}
+
+/// Scenario: one tenant of twenty sends a batch that the destination cannot accept, merged with the others'.
+/// Guarantees: only the poison becomes a dead letter; everything else arrives, the poisoner's good batches too.
+#[test]
+fn a_poison_batch_is_isolated_from_those_it_was_merged_with() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let backend = Backend::grpc(|_| Say::Status(14, None));
+    let node = Node::start(dir.path(), vec![grpc(&backend)]);
+    let tenants: Vec<_> =
+        (0..20).map(|number| (format!("n/t{number}"), node.tenant(&format!("n/t{number}")))).collect();
+    for (name, id) in &tenants {
+        names(name, 0..5).iter().for_each(|name| node.commit(*id, &[name]));
+    }
+    node.commit(tenants[7].1, &["poison"]);
+    names("later", 0..5).iter().for_each(|name| node.commit(tenants[7].1, &[name]));
+    backend.now(|request| if holds(request, "poison") { Say::Status(3, None) } else { Say::Ok });
+
+    let requests = backend.wait(|requests| unique(requests).len() == 105);
+    assert!(requests.iter().any(|request| holds(request, "poison") && request.items.len() > 1), "it was merged");
+    let snapshot = node.wait(|snapshot| queued(snapshot) == 0);
+    assert_eq!(count(&snapshot[0], |stats| &stats.dead_letters), 1);
+    assert_eq!(count(&snapshot[0], |stats| &stats.delivered), 105);
+    assert_eq!(items(&backend.wait(|_| true)).len(), 105, "none twice");
+    node.stop(false);
+}
+
+/// Scenario: a destination refuses the content of everything for a while, then works.
+/// Guarantees: a destination that refuses everything is at fault itself: no dead letter, and all of it arrives.
+#[test]
+fn a_destination_that_refuses_everything_makes_no_dead_letters() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let backend = Backend::grpc(|_| Say::Ok);
+    let node = Node::start(dir.path(), vec![grpc(&backend)]);
+    let id = node.tenant("a/a");
+    node.commit(id, &["first"]);
+    backend.wait_for(1);
+    backend.now(|_| Say::Status(3, None));
+    names("a/a", 0..50).iter().for_each(|name| node.commit(id, &[name]));
+    node.wait(|snapshot| snapshot[0].state == "broken");
+
+    backend.now(|_| Say::Ok);
+    backend.wait(|requests| unique(requests).len() == 51);
+    let snapshot = node.wait(|snapshot| queued(snapshot) == 0);
+    assert_eq!(count(&snapshot[0], |stats| &stats.dead_letters), 0);
+    node.stop(false);
+}
+
+/// Scenario: the destination answers some requests with delays, resets streams, says GOAWAY, and is silent once.
+/// Guarantees: every item arrives; what was certainly not accepted is not counted as delivered.
+#[test]
+fn every_item_survives_refusals_resets_and_goaways() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut turn = 0;
+    let backend = Backend::grpc(move |_| {
+        turn += 1;
+        match turn % 6 {
+            1 => Say::Status(14, Some(Duration::from_millis(5))),
+            2 => Say::Reset,
+            3 => Say::GoAway,
+            4 if turn == 4 => Say::Hang,
+            _ => Say::Ok,
+        }
+    });
+    let mut destination = grpc(&backend);
+    destination.timeout = Duration::from_millis(300);
+    let node = Node::start(dir.path(), vec![destination]);
+    let id = node.tenant("a/a");
+    names("a/a", 0..200).iter().for_each(|name| node.commit(id, &[name]));
+    let requests = backend.wait(|requests| unique(requests).len() == 200);
+    assert!(requests.iter().map(|request| request.connection).max() > Some(1), "GOAWAY ends a connection");
+    let snapshot = node.wait(|snapshot| queued(snapshot) == 0);
+    assert_eq!(count(&snapshot[0], |stats| &stats.delivered), 200);
+    node.stop(false);
+}
+
+/// Scenario: one tenant's data is always answered with UNAVAILABLE, as if the backend choked on it.
+/// Guarantees: the others get through, and nothing of the first is dropped.
+#[test]
+fn a_tenant_that_chokes_the_backend_keeps_nobody_else_from_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let backend = Backend::grpc(|request| if holds(request, "choke") { Say::Status(14, None) } else { Say::Ok });
+    let node = Node::start(dir.path(), vec![grpc(&backend)]);
+    let (bad, good) = (node.tenant("n/bad"), node.tenant("n/good"));
+    for name in names("good", 0..200) {
+        node.commit(bad, &["choke"]);
+        node.commit(good, &[&name]);
+    }
+    backend.wait(|requests| unique(requests).len() == 200);
+    let snapshot = node.wait(|snapshot| count(&snapshot[0], |stats| &stats.delivered) == 200);
+    assert_eq!(queued(&snapshot), 200);
+    assert_eq!(node.stop(false).kept_items, 200);
+}
+
+/// Scenario: a merged request of two tenants is accepted in part.
+/// Guarantees: nothing is sent again, and the rejected items are counted, in sum exactly.
+#[test]
+fn a_partial_success_is_final_and_counted() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let backend = Backend::grpc(|_| Say::Status(14, None));
+    let node = Node::start(dir.path(), vec![grpc(&backend)]);
+    for tenant in ["a/a", "b/b"] {
+        let id = node.tenant(tenant);
+        names(tenant, 0..10).iter().for_each(|name| node.commit(id, &[name]));
+    }
+    let mut left = 3;
+    backend.now(move |_| {
+        let rejected = std::mem::take(&mut left);
+        if rejected > 0 { Say::Partial(rejected) } else { Say::Ok }
+    });
+    backend.wait_for(20);
+    let snapshot = node.wait(|snapshot| queued(snapshot) == 0);
+    assert_eq!(count(&snapshot[0], |stats| &stats.rejected), 3);
+    assert_eq!(items(&backend.wait(|_| true)).len(), 20);
+    node.stop(false);
+}
+
+/// Scenario: a batch is larger than the destination's configured limit; another is larger than what it takes in truth.
+/// Guarantees: no request exceeds the configured limit, and in both cases all items arrive without a dead letter.
+#[test]
+fn large_batches_are_split_at_item_level() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let backend = Backend::grpc(|request| if request.bytes > 150_000 { Say::Status(8, None) } else { Say::Ok });
+    let mut destination = grpc(&backend);
+    destination.max_message_bytes = 200_000;
+    let node = Node::start(dir.path(), vec![destination]);
+    let id = node.tenant("a/a");
+    let filler = "x".repeat(1_000);
+    let large: Vec<_> = names("a/a", 0..1_000).into_iter().map(|name| format!("{name}{filler}")).collect();
+    node.commit(id, &large.iter().map(String::as_str).collect::<Vec<_>>());
+    let requests = backend.wait(|requests| unique(requests).len() == 1_000);
+    assert!(requests.iter().all(|request| request.bytes <= 200_000));
+    let snapshot = node.wait(|snapshot| queued(snapshot) == 0);
+    assert_eq!(count(&snapshot[0], |stats| &stats.delivered), 1_000);
+    assert_eq!(count(&snapshot[0], |stats| &stats.dead_letters), 0);
+    node.stop(false);
+}
+
+/// Scenario: one item alone is larger than the destination's limit.
+/// Guarantees: it is not sent, but kept as a dead letter; the other items arrive.
+#[test]
+fn an_item_over_the_limit_is_a_dead_letter_and_never_sent() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let backend = Backend::grpc(|_| Say::Ok);
+    let mut destination = grpc(&backend);
+    destination.max_message_bytes = 100_000;
+    let node = Node::start(dir.path(), vec![destination]);
+    let id = node.tenant("a/a");
+    node.commit(id, &[&"x".repeat(120_000)]);
+    node.commit(id, &["fine"]);
+    assert_eq!(backend.wait_for(1), ["fine"]);
+    let snapshot = node.wait(|snapshot| queued(snapshot) == 0);
+    assert_eq!(count(&snapshot[0], |stats| &stats.dead_letters), 1);
+    node.stop(false);
+}
+
+/// Scenario: two destinations, one of them refuses everything.
+/// Guarantees: each has a queue of its own; the working one gets everything at once, the other when it works again.
+#[test]
+fn destinations_do_not_wait_for_each_other() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (dead, live) = (Backend::grpc(|_| Say::Status(7, None)), Backend::http(|_| Say::Ok));
+    let node = Node::start(dir.path(), vec![grpc(&dead), node::http(&live)]);
+    let id = node.tenant("a/a");
+    names("a/a", 0..100).iter().for_each(|name| node.commit(id, &[name]));
+    live.wait_for(100);
+    dead.now(|_| Say::Ok);
+    dead.wait_for(100);
+    node.wait(|snapshot| queued(snapshot) == 0);
+    node.stop(false);
+}

@@ -1,0 +1,177 @@
+//! A node without its front half: the real queue, the real hand-over, the real exporter.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use smallvec::SmallVec;
+
+use super::backend::{Backend, logs};
+use crate::base::handoff::{Arrival, Handoff};
+use crate::base::mailbox::Mailbox;
+use crate::base::{Batch, DestinationName, Signal, TenantId, TenantName};
+use crate::config::{Compression, Destination, DestinationKind, Retry, Tls};
+use crate::export::{Deps, DestinationSnapshot, DrainReport, Exporter, Route};
+use crate::queue::{Append, Completion, Config, Queue, Recovery, Reply, TenantRecord};
+
+/// Longer than any test takes.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(crate) struct Node {
+    pub(crate) queue: Queue,
+    pub(crate) recovery: Recovery,
+    pub(crate) handoff: Arc<Handoff>,
+    exporter: Exporter,
+    names: Vec<DestinationName>,
+}
+
+/// A destination that retries quickly.
+pub(crate) fn grpc(backend: &Backend) -> Destination {
+    let endpoint = format!("http://{}", backend.address).parse().expect("a URL");
+    destination(DestinationKind::Grpc { endpoint })
+}
+
+pub(crate) fn http(backend: &Backend) -> Destination {
+    let url = |signal: Signal| format!("http://{}{}", backend.address, signal.http_path()).parse().expect("a URL");
+    destination(DestinationKind::Http { urls: Signal::ALL.map(url) })
+}
+
+pub(crate) fn destination(kind: DestinationKind) -> Destination {
+    Destination {
+        kind,
+        compression: Compression::None,
+        max_message_bytes: 4 << 20,
+        tls: Tls::default(),
+        headers: Vec::new(),
+        timeout: Duration::from_secs(10),
+        retry: Retry { initial_interval: Duration::from_millis(10), max_interval: Duration::from_millis(50) },
+        window: 8,
+        merge: true,
+        allow: vec!["*".to_owned()],
+    }
+}
+
+impl Node {
+    /// Destinations are called `d0`, `d1`, ...; every tenant sends everything to each of them.
+    pub(crate) fn start(dir: &Path, destinations: Vec<Destination>) -> Self {
+        Self::with_buffer(dir, destinations, 64 << 20)
+    }
+
+    pub(crate) fn with_buffer(dir: &Path, destinations: Vec<Destination>, buffer_bytes_max: usize) -> Self {
+        let handoff = Arc::new(Handoff::new(1 << 20));
+        let config = Config {
+            data_dir: dir.to_owned(),
+            disk_bytes_max: 1 << 30,
+            segment_bytes: 16 << 20,
+            inbox_bytes_max: 64 << 20,
+        };
+        let (queue, recovery) = Queue::open(config, handoff.clone()).expect("it opens");
+        let names: Vec<_> = (0..destinations.len()).map(|n| DestinationName(format!("d{n}").into())).collect();
+        let deps = Deps {
+            queue: queue.clone(),
+            handoff: handoff.clone(),
+            destinations: names.iter().cloned().zip(destinations).collect::<BTreeMap<_, _>>(),
+            sink: None,
+            buffer_bytes_max,
+        };
+        let exporter = Exporter::start(deps).expect("it starts");
+        let node = Self { queue, recovery, handoff, exporter, names };
+        for tenant in &node.recovery.tenants {
+            node.exporter.attach(Route {
+                tenant: tenant.id,
+                name: tenant.record.name.clone(),
+                destinations: tenant.record.destinations.clone(),
+                cursors: tenant.cursors.clone(),
+                last: tenant.last,
+                pending_items: tenant.pending_items,
+            });
+        }
+        node
+    }
+
+    /// A tenant; a known one keeps its number and its route.
+    pub(crate) fn tenant(&self, name: &str) -> TenantId {
+        let name = TenantName::parse(name).expect("a name");
+        let destinations = [self.names.clone(), self.names.clone(), self.names.clone()];
+        let max_age = Duration::from_secs(3_600);
+        let record = TenantRecord { name: name.clone(), pod_uid: None, destinations: destinations.clone(), max_age };
+        let tenant = self.queue.register(&record).expect("registered");
+        if self.recovery.tenants.iter().all(|known| known.id != tenant) {
+            let (cursors, last, pending_items) = (Vec::new(), Default::default(), [0; 3]);
+            self.exporter.attach(Route { tenant, name, destinations, cursors, last, pending_items });
+        }
+        tenant
+    }
+
+    /// Appends a batch with these log bodies; it is durable when this returns.
+    pub(crate) fn commit(&self, tenant: TenantId, bodies: &[&str]) {
+        let mailbox = Arc::new(Mailbox::<Completion>::default());
+        let reply = Some(Reply { mailbox: mailbox.clone(), ticket: 1 });
+        let append = Append { parts: SmallVec::from_iter([batch(tenant, bodies)]), sync: true, reply };
+        self.queue.append(append).map_err(|(_, error)| error).expect("appended");
+        let mut out = Vec::new();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(std::future::poll_fn(|cx| mailbox.poll_take(cx, &mut out)));
+        out[0].result.expect("committed");
+    }
+
+    /// Hands over a batch of ack memory.
+    pub(crate) fn volatile(&self, tenant: TenantId, bodies: &[&str]) {
+        self.handoff.push([Arrival::Volatile(batch(tenant, bodies))]);
+    }
+
+    pub(crate) fn snapshot(&self) -> Vec<DestinationSnapshot> {
+        self.exporter.snapshot()
+    }
+
+    /// Waits until the figures satisfy the test.
+    pub(crate) fn wait(&self, enough: impl Fn(&[DestinationSnapshot]) -> bool) -> Vec<DestinationSnapshot> {
+        let start = Instant::now();
+        loop {
+            let snapshot = self.snapshot();
+            if enough(&snapshot) {
+                return snapshot;
+            }
+            assert!(start.elapsed() < PATIENCE, "never so: {snapshot:?}");
+            // There is nothing to wait on: figures are read, never announced.
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+    }
+
+    /// Bytes in memory for all destinations.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.exporter.gauges.iter().map(|gauge| gauge.held_bytes.load(std::sync::atomic::Ordering::Relaxed)).sum()
+    }
+
+    /// Ends export and queue.
+    pub(crate) fn stop(self, deliver: bool) -> DrainReport {
+        let report = self.exporter.drain(deliver, Instant::now() + PATIENCE);
+        self.queue.close().expect("closed");
+        report
+    }
+
+    /// Ends without saving anything more than what was saved: as near to a crash as a living process comes.
+    pub(crate) fn abandon(self) {
+        self.queue.close().expect("closed");
+        self.exporter.drain(false, Instant::now());
+    }
+}
+
+/// What is queued over all tenants and destinations.
+pub(crate) fn queued(snapshot: &[DestinationSnapshot]) -> u64 {
+    snapshot.iter().flat_map(|destination| &destination.tenants).map(|tenant| tenant.queued_items).sum()
+}
+
+/// One counter, over all tenants of a destination.
+pub(crate) fn count(
+    snapshot: &DestinationSnapshot,
+    counters: impl Fn(&crate::base::stats::DeliveryStats) -> &[crate::base::stats::Counter; 3],
+) -> u64 {
+    snapshot.tenants.iter().map(|tenant| crate::base::stats::total(counters(&tenant.stats))).sum()
+}
+
+fn batch(tenant: TenantId, bodies: &[&str]) -> Batch {
+    let (payload, items) = logs(bodies.iter().copied());
+    Batch { tenant, signal: Signal::Logs, items, received_unix_ms: 0, payload, guard: None }
+}
