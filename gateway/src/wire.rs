@@ -63,4 +63,6 @@ pub(crate) fn growth_max(length: usize) -> usize {
 }
 
 #[cfg(test)]
+pub(crate) mod samples;
+#[cfg(test)]
 mod tests;

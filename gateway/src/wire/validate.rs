@@ -66,6 +66,8 @@ struct Frame {
 /// The unchecked rest of a value, from `pos` on.
 #[derive(Debug, Clone, Copy)]
 struct Run {
+    tag: usize,
+    number: Option<u32>,
     end: usize,
     kind: RunKind,
 }
@@ -178,7 +180,7 @@ impl Validator {
         match kind {
             Kind::Message(child) => return self.enter(child, bytes, start, end, observer),
             Kind::Text | Kind::Key if end - start > RUN_BYTES_MIN => {
-                self.run = Some(Run { end, kind: RunKind::Text });
+                self.run = Some(Run { tag: self.pos, number: self.number(bytes), end, kind: RunKind::Text });
             }
             Kind::Text | Kind::Key if !text::is_utf8(&bytes[start..end]) => return Err(fail(BAD_TEXT)),
             Kind::TraceId if !matches!(end - start, 0 | 16) => return Err(fail("a trace id has 16 bytes, or none")),
@@ -186,7 +188,9 @@ impl Validator {
             Kind::PackedFixed64 if !(end - start).is_multiple_of(8) => {
                 return Err(fail("a packed list of 8-byte values is cut short"));
             }
-            Kind::PackedVarint => self.run = Some(Run { end, kind: RunKind::Varints }),
+            Kind::PackedVarint => {
+                self.run = Some(Run { tag: self.pos, number: self.number(bytes), end, kind: RunKind::Varints });
+            }
             _ => {}
         }
         if kind == Kind::Key {
@@ -240,7 +244,7 @@ impl Validator {
             };
             return Ok(Some((kind, value)));
         }
-        if self.stack.len() >= DEPTH_MAX {
+        if self.stack.len() >= DEPTH_MAX && wire_type != WireType::GroupEnd {
             return Err(fail(TOO_DEEP));
         }
         match wire_type {
@@ -266,14 +270,15 @@ impl Validator {
     /// Goes on with a long value.
     #[cold]
     fn run(&mut self, bytes: &[u8], stop: usize) -> Result<(), Invalid> {
-        let Some(Run { end, kind }) = self.run else { return Ok(()) };
+        let Some(Run { tag, number, end, kind }) = self.run else { return Ok(()) };
         let rest = &bytes[self.pos..end];
         let want = stop.saturating_sub(self.pos).max(RUN_BYTES_MIN);
         let done = match kind {
             RunKind::Text => {
                 let cut = text::boundary(rest, want);
                 if !text::is_utf8(&rest[..cut]) {
-                    return Err(self.invalid(&BAD_TEXT.into()));
+                    self.pos = tag;
+                    return Err(self.invalid(&Fault { problem: BAD_TEXT, number }));
                 }
                 cut
             }
@@ -281,7 +286,8 @@ impl Validator {
                 let mut at = 0;
                 while at < rest.len().min(want) {
                     let Some((_, next)) = primitive::varint(rest, at) else {
-                        return Err(self.invalid(&BAD_VARINT.into()));
+                        self.pos = tag;
+                        return Err(self.invalid(&Fault { problem: BAD_VARINT, number }));
                     };
                     at = next;
                 }
