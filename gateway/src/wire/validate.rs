@@ -34,18 +34,6 @@ pub(crate) trait Observer {
     fn leave(&mut self, message: Message, end: usize) -> Result<(), &'static str>;
 }
 
-/// Observes nothing.
-#[derive(Debug)]
-pub(crate) struct Ignore;
-
-impl Observer for Ignore {
-    fn enter(&mut self, _: Message, _: usize, _: usize) {}
-    fn key(&mut self, _: usize, _: usize) {}
-    fn leave(&mut self, _: Message, _: usize) -> Result<(), &'static str> {
-        Ok(())
-    }
-}
-
 /// One validation under way.
 #[derive(Debug)]
 pub(crate) struct Validator {

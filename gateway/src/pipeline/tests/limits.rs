@@ -1,0 +1,183 @@
+//! Requests made to hurt: too deep, too long, too large, too many.
+
+use super::*;
+
+/// Scenario: ids of all lengths in spans, links, logs and exemplars.
+/// Guarantees: empty or full length only, as the Collector has it; the refusal names the field and the place.
+#[test]
+fn an_id_is_empty_or_whole() {
+    for length in 0..40 {
+        let mut span = Vec::new();
+        put_field(&mut span, 1, &vec![7; length]);
+        let mut scope = Vec::new();
+        put_field(&mut scope, 2, &span);
+        let mut envelope = Vec::new();
+        put_field(&mut envelope, 2, &scope);
+        let mut payload = Vec::new();
+        put_field(&mut payload, 1, &envelope);
+        match run(Signal::Traces, &payload, &no_plan()) {
+            Ok(_) => assert!(matches!(length, 0 | 16)),
+            Err(invalid) => {
+                assert!(!matches!(length, 0 | 16));
+                assert_eq!(invalid.path, "resource_spans.scope_spans.spans.trace_id");
+                assert_eq!(payload[invalid.offset], 0x0a);
+                assert_eq!(
+                    invalid.to_string(),
+                    "a trace id has 16 bytes, or none at byte 6 (resource_spans.scope_spans.spans.trace_id)"
+                );
+            }
+        }
+    }
+}
+
+/// A log record's body: a list in a list in a list, and so on.
+fn nested_value(levels: usize) -> Vec<u8> {
+    let mut value = vec![0x10, 0x01];
+    for _ in 0..levels {
+        let mut list = Vec::new();
+        put_varint(&mut list, 1 << 3 | 2);
+        put_varint(&mut list, value.len());
+        list.append(&mut value);
+        put_varint(&mut value, 5 << 3 | 2);
+        put_varint(&mut value, list.len());
+        value.append(&mut list);
+    }
+    value
+}
+
+/// Scenario: values and groups nested to each depth around the limit, and a bomb far beyond it.
+/// Guarantees: the limit is protobuf's own, met without recursion: what a backend could not decode is refused.
+#[test]
+fn nesting_has_the_limit_that_backends_have() {
+    let request = |value: &[u8]| {
+        [5u8, 2, 2, 1].into_iter().fold(value.to_vec(), |inner, number| {
+            let mut out = Vec::new();
+            put_field(&mut out, number, &inner);
+            out
+        })
+    };
+    let (mut accepted, mut refused) = (0, 0);
+    for levels in 40..60 {
+        let payload = request(&nested_value(levels));
+        let result = run(Signal::Logs, &payload, &no_plan());
+        assert_eq!(result.is_ok(), canonical(Signal::Logs, &payload).is_some(), "{levels} levels");
+        accepted += usize::from(result.is_ok());
+        refused += usize::from(result.is_err_and(|invalid| invalid.problem.contains("100 levels")));
+    }
+    assert!(accepted > 0 && refused > 0 && accepted + refused == 20);
+    for groups in 80..110 {
+        let payload = request(&[[0xa3, 0x06].repeat(groups), [0xa4, 0x06].repeat(groups)].concat());
+        let result = run(Signal::Logs, &payload, &no_plan());
+        assert_eq!(result.is_ok(), canonical(Signal::Logs, &payload).is_some(), "{groups} groups");
+    }
+    assert!(run(Signal::Logs, &request(&[0xa3, 0x06].repeat(100_000)), &no_plan()).is_err());
+    assert!(run(Signal::Logs, &request(&nested_value(10_000)), &no_plan()).is_err());
+}
+
+/// Scenario: a string and a packed list of a megabyte, good and with the last byte broken, in small steps.
+/// Guarantees: neither is checked in one go; the check is as strict as in one go.
+#[test]
+fn one_long_value_does_not_outlast_its_budget() {
+    let request = |text: &[u8]| {
+        let (mut envelope, mut request) = (Vec::new(), Vec::new());
+        put_field(&mut envelope, 3, text);
+        put_field(&mut request, 1, &envelope);
+        request
+    };
+    let text = "aé€😀".repeat(100_000).into_bytes();
+    let mut broken = text.clone();
+    broken.pop();
+    for (text, good) in [(&text, true), (&broken, false)] {
+        let payload = Bytes::from(request(text));
+        let mut job = Job::new(Signal::Traces, payload.clone());
+        let mut steps = 1;
+        let result = loop {
+            match job.step(&no_plan(), 10_000) {
+                Ok(Step::More) => steps += 1,
+                Ok(Step::Done(_)) => break true,
+                Err(invalid) => {
+                    assert_eq!(invalid.problem, "a string is not UTF-8");
+                    break false;
+                }
+            }
+        };
+        assert_eq!(result, good);
+        assert!(steps >= payload.len() / 10_000, "{steps} steps");
+    }
+}
+
+/// Scenario: a request of a few megabytes made of the smallest possible resources; resources given a hundred times;
+/// an attested key given a thousand times.
+/// Guarantees: none of them becomes a multiple of its own memory: each is refused.
+#[test]
+fn a_request_made_to_grow_is_refused() {
+    let tiny = around_a_span(&[]).repeat(200_000);
+    let invalid = run(Signal::Traces, &tiny, &plan()).expect_err("25 times its size");
+    assert!(invalid.problem.contains("resources"), "{invalid}");
+    assert!(run(Signal::Traces, &tiny, &no_plan()).is_ok());
+
+    let invalid = run(Signal::Traces, &around_a_span(&[0x0a, 0x00].repeat(17)), &plan()).expect_err("17 resources");
+    assert!(invalid.problem.contains("16 times"), "{invalid}");
+
+    let mut attributes = Vec::new();
+    for _ in 0..300 {
+        let forged = Plan::new(&attributes_of(&[("k8s.pod.uid", "forged"), ("x", "y")]), &[]);
+        attributes.extend_from_slice(forged.block());
+    }
+    let mut resource = Vec::new();
+    put_field(&mut resource, 1, &attributes);
+    let invalid = run(Signal::Traces, &around_a_span(&resource), &plan()).expect_err("300 claims");
+    assert!(invalid.problem.contains("256 times"), "{invalid}");
+}
+
+/// Scenario: a request that holds nothing, or envelopes without items.
+/// Guarantees: it succeeds, and nothing goes to the queue.
+#[test]
+fn a_request_without_items_succeeds_with_nothing() {
+    for payload in [&b""[..], b"\x0a\x00", b"\x0a\x04\x12\x02\x1a\x00"] {
+        let mut job = Job::new(Signal::Traces, Bytes::copy_from_slice(payload));
+        let Ok(Step::Done(output)) = job.step(&plan(), usize::MAX) else { panic!("valid") };
+        assert_eq!(output, Output::default());
+    }
+}
+
+/// Scenario: a request of 9 MiB, enriched; then one whose single span is larger than a record may be.
+/// Guarantees: parts within the limit, each enriched, with all spans in their order; the latter is refused.
+#[test]
+fn a_large_request_becomes_several_records() {
+    let mut rng = Rng::with_seed(1);
+    let mut request = samples::traces(&mut rng);
+    while request.encoded_len() < 9 << 20 {
+        request.resource_spans.extend(samples::traces(&mut rng).resource_spans);
+    }
+    let payload = request.encode_to_vec();
+    for budget in [usize::MAX, 100_000] {
+        let output = run_in_steps(Signal::Traces, &payload, &plan(), budget).expect("valid");
+        assert!(output.parts.len() >= 3);
+        let mut spans = Vec::new();
+        for part in &output.parts {
+            assert!(part.payload.len() <= Batch::PAYLOAD_BYTES_MAX);
+            assert_eq!(part.items, wire::count(&part.payload, Signal::Traces));
+            let request = ExportTraceServiceRequest::decode(&part.payload[..]).unwrap();
+            for envelope in request.resource_spans {
+                let attributes = envelope.resource.expect("enriched").attributes;
+                assert!(attributes.iter().any(|pair| pair.key == "k8s.pod.uid"));
+                spans.extend(envelope.scope_spans.into_iter().flat_map(|scope| scope.spans));
+            }
+        }
+        let sent = request.resource_spans.iter().flat_map(|envelope| &envelope.scope_spans);
+        assert!(sent.flat_map(|scope| &scope.spans).eq(&spans));
+        assert_eq!(output.items as usize, spans.len());
+    }
+
+    let mut span = Vec::new();
+    put_field(&mut span, 5, &vec![b'n'; Batch::PAYLOAD_BYTES_MAX]);
+    let mut scope = Vec::new();
+    put_field(&mut scope, 2, &span);
+    let mut envelope = Vec::new();
+    put_field(&mut envelope, 2, &scope);
+    let mut payload = Vec::new();
+    put_field(&mut payload, 1, &envelope);
+    let invalid = run(Signal::Traces, &payload, &plan()).expect_err("too large");
+    assert!(invalid.problem.contains("larger than"), "{invalid}");
+}
