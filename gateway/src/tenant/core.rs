@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! admit(signal, length)  -> Admission    quota and memory for the whole message, before it is buffered
-//! admission.grow(bytes)                  the same for what was not announced: more of it, or what it decompresses to
+//! admission.grow_to, cover               the same for what was not announced: more of it, or what it decompresses to
 //! submit(payload, admission)             pipeline, then the queue; resolves when the ack policy is met
 //! ```
 
@@ -238,6 +238,7 @@ impl Core {
         }
         let bytes: u64 = output.parts.iter().map(|part| part.payload.len() as u64).sum();
         admission.cover(bytes)?;
+        admission.settle(bytes);
         let receipt = Receipt { core: self.clone(), signal, items: output.items, bytes };
         let charged = admission.bytes;
         let parts = admission.into_batches(self.handle.id, output);
@@ -370,47 +371,47 @@ impl Admission {
         self.bytes
     }
 
-    /// Admits `bytes` more of the message: by trying, never by waiting.
-    pub fn grow(&mut self, bytes: u64) -> Result<(), Refused> {
+    /// The message turns out to be at least `total` bytes long: takes the difference from the quota, never waiting.
+    pub fn grow_to(&mut self, total: u64) -> Result<(), Refused> {
+        let Some(more) = total.checked_sub(self.bytes).filter(|more| *more > 0) else { return Ok(()) };
         let limit = self.core.request_bytes_max();
-        if self.bytes.saturating_add(bytes) > limit {
+        if total > limit {
             return Err(Refused::TooLarge { limit });
         }
-        let taken = self.core.quotas.borrow_mut().bytes.take(bytes, Instant::now());
+        let taken = self.core.quotas.borrow_mut().bytes.take(more, Instant::now());
         if let Err(denied) = taken {
             self.core.refund(self.bytes);
             return Err(Refused::by_bucket(denied, limit));
         }
-        self.bytes += bytes;
-        self.lend(bytes)
+        self.bytes = total;
+        Ok(())
     }
 
-    /// Reserves memory that is no part of the message, until [`Admission::settle`].
-    pub fn lend(&mut self, bytes: u64) -> Result<(), Refused> {
-        self.guard.grow(bytes).map_err(|_exhausted| {
+    /// Memory reserved now.
+    pub fn reserved(&self) -> u64 {
+        self.guard.bytes()
+    }
+
+    /// Makes the reservation at least `bytes`: by trying, never by waiting.
+    pub fn cover(&mut self, bytes: u64) -> Result<(), Refused> {
+        let missing = bytes.saturating_sub(self.guard.bytes());
+        if missing == 0 {
+            return Ok(());
+        }
+        self.guard.grow(missing).map_err(|_exhausted| {
             self.core.refund(self.bytes);
             self.core.out_of_memory()
         })
     }
 
-    /// The message is `bytes` long and nothing else of it is held any more.
+    /// Nothing but `bytes` is held for the request any more.
     pub fn settle(&mut self, bytes: u64) {
         self.guard.shrink_to(bytes);
-    }
-
-    /// Makes the reservation at least `bytes`.
-    fn cover(&mut self, bytes: u64) -> Result<(), Refused> {
-        match bytes.checked_sub(self.guard.bytes()) {
-            None | Some(0) => Ok(()),
-            Some(missing) => self.lend(missing),
-        }
     }
 
     /// Moves the reservation into the batches, where it ends at their commit.
     fn into_batches(mut self, tenant: crate::base::TenantId, output: Output) -> SmallVec<[Batch; 1]> {
         let received_unix_ms = unix_ms();
-        let bytes: u64 = output.parts.iter().map(|part| part.payload.len() as u64).sum();
-        self.guard.shrink_to(bytes);
         let batch = |part: crate::pipeline::Part| Batch {
             tenant,
             signal: self.signal,
