@@ -116,7 +116,7 @@ pub(super) async fn decode(
     loop {
         let filled = output.len();
         if filled == output.capacity() {
-            let grown = next_capacity(filled, wire.len());
+            let grown = next_capacity(filled, wire.len(), core.request_bytes_max());
             admission.cover(held + grown as u64)?;
             output.reserve_exact(grown - filled);
         }
@@ -138,12 +138,14 @@ pub(super) async fn decode(
     Ok(Bytes::from(output))
 }
 
-/// Small messages are inflated into small buffers, large ones grow by a megabyte at a time.
-fn next_capacity(filled: usize, wire: usize) -> usize {
-    if filled == 0 {
-        return wire.saturating_mul(8).clamp(4 * 1024, PIECE_BYTES);
-    }
-    filled + filled.clamp(PIECE_BYTES, 16 * PIECE_BYTES)
+/// Small messages are inflated into small buffers, large ones grow by a megabyte at a time, and none to more than it
+/// takes to see that the limit is passed.
+fn next_capacity(filled: usize, wire: usize, limit: u64) -> usize {
+    let wanted = match filled {
+        0 => wire.saturating_mul(8).clamp(4 * 1024, PIECE_BYTES),
+        _ => filled + filled.clamp(PIECE_BYTES, 16 * PIECE_BYTES),
+    };
+    wanted.min(usize::try_from(limit).unwrap_or(usize::MAX).saturating_add(1)).max(filled + 1)
 }
 
 fn working_bytes(encoding: Encoding, wire: &[u8]) -> u64 {

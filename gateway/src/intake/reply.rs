@@ -183,7 +183,8 @@ fn short(rejection: &Rejection) -> String {
 }
 
 fn cut(words: &str) -> &str {
-    &words[..words.floor_char_boundary(WORDS_BYTES_MAX)]
+    let end = (0..=WORDS_BYTES_MAX.min(words.len())).rev().find(|end| words.is_char_boundary(*end));
+    &words[..end.unwrap_or(0)]
 }
 
 /// gRPC's form of a text in a header: printable ASCII but `%` as it is, every other byte as `%XX`.

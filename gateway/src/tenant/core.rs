@@ -57,7 +57,7 @@ impl Log for Queue {
 /// The inside of a tenant: what intake sees. Lives on one worker.
 #[derive(Debug)]
 pub struct Core {
-    pub(super) handle: Arc<Handle>,
+    pub(crate) handle: Arc<Handle>,
     log: Arc<dyn Log>,
     handoff: Arc<Handoff>,
     waiters: Rc<Waiters>,
@@ -322,7 +322,7 @@ impl Core {
         self.seats.borrow_mut().remove(&number);
     }
 
-    pub(super) fn begin_slice(&self, waker: &Waker) {
+    pub(crate) fn begin_slice(&self, waker: &Waker) {
         self.pace.begin();
         self.handle.count_slice();
         let mut task = self.task.borrow_mut();
@@ -428,10 +428,11 @@ impl Receipt {
     /// An append of the tenant is over.
     pub(super) fn settle(self, committed: bool) {
         self.core.in_flight.set(self.core.in_flight.get() - 1);
-        if self.core.leaving.get() && self.core.is_flushed() {
-            if let Some(task) = &*self.core.task.borrow() {
-                task.wake_by_ref();
-            }
+        if self.core.leaving.get()
+            && self.core.is_flushed()
+            && let Some(task) = &*self.core.task.borrow()
+        {
+            task.wake_by_ref();
         }
         self.count(committed);
     }

@@ -52,7 +52,7 @@ pub struct Handle {
     policy: Mutex<Arc<Policy>>,
     policy_version: AtomicU64,
     ending: AtomicBool,
-    pub(super) account: Account,
+    pub(crate) account: Account,
     pub(super) stats: Arc<TenantStats>,
     connections: AtomicU32,
     state: Mutex<State>,

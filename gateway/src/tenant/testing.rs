@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::core::Log;
-use super::{Handle, Registry, Serve};
+use super::pace::SLICE;
+use super::{Core, Handle, Pace, Registry, Serve};
 use crate::base::handoff::Handoff;
 use crate::base::ledger::{Ledger, MemoryLimit};
 use crate::base::{AckPolicy, DestinationName, Sequence, TenantId, TenantIdentity, TenantName};
@@ -129,9 +130,19 @@ pub(crate) struct Bench {
 impl Bench {
     /// One worker and 256 MiB.
     pub(crate) fn new(serve: Serve) -> Self {
+        Self::with_workers(serve, 1)
+    }
+
+    pub(crate) fn with_workers(serve: Serve, workers: usize) -> Self {
         let (log, handoff, ledger) = (FakeLog::new(), Arc::new(Handoff::new(1 << 20)), Ledger::new(256 << 20));
-        let registry = Registry::start(log.clone(), handoff.clone(), ledger.clone(), None, 1, serve).unwrap();
+        let registry = Registry::start(log.clone(), handoff.clone(), ledger.clone(), None, workers, serve).unwrap();
         Self { log, handoff, ledger, registry }
+    }
+
+    /// The inside of a tenant on the test's own thread and clock. Its commits wake nobody.
+    pub(crate) fn local_core(&self, handle: &Arc<Handle>) -> std::rc::Rc<Core> {
+        let (log, handoff) = (self.log.clone(), self.handoff.clone());
+        std::rc::Rc::new(Core::new(handle.clone(), log, handoff, std::rc::Rc::default(), Pace::new(SLICE)))
     }
 
     /// Attaches `namespace/name` with `policy`.
