@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pillion_proto::control::Mode;
+use pillion_proto::control::Capabilities;
 
 pub(crate) const HELP: &str = include_str!("help.txt");
 
@@ -23,12 +23,10 @@ pub(crate) enum Command {
 #[derive(Debug)]
 pub(crate) struct Options {
     pub(crate) dir: PathBuf,
-    /// `dir` for messages.
-    pub(crate) dir_shown: String,
     pub(crate) grpc: u16,
     pub(crate) http: u16,
-    /// None: as the gateway says and as far as descriptors pass.
-    pub(crate) forced: Option<Mode>,
+    /// What `--mode` allows.
+    pub(crate) capabilities: Capabilities,
     /// Ends the shim when it has been without a gateway for so long. For a standalone gateway, whose shim nobody else ends.
     pub(crate) exit_after_alone: Option<Duration>,
 }
@@ -44,13 +42,11 @@ pub(crate) fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Command,
         None | Some("") => return Err("say `run` or `wait`".to_owned()),
         Some(word) => return Err(["unknown command `", word, "`, there are `run` and `wait`"].concat()),
     };
-    let mut dir = None;
     let mut options = Options {
         dir: PathBuf::new(),
-        dir_shown: String::new(),
         grpc: 4317,
         http: 4318,
-        forced: None,
+        capabilities: Capabilities::DONATE | Capabilities::RELAY,
         exit_after_alone: None,
     };
     while let Some(name) = args.next() {
@@ -58,24 +54,23 @@ pub(crate) fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Command,
         if matches!(name.as_str(), "--help" | "-h") {
             return Ok(Command::Help);
         }
-        if !matches!(name.as_str(), "--dir" | "--grpc" | "--http" | "--mode" | "--exit-after-alone") {
-            return Err(["unknown option `", &name, "`"].concat());
-        }
-        let value = args.next().ok_or_else(|| [&name, " needs a value after it"].concat())?;
+        let value = args.next().unwrap_or_default();
         let text = value.to_string_lossy();
         match name.as_str() {
-            "--dir" => dir = Some(value),
+            "--dir" => options.dir = PathBuf::from(value),
             "--grpc" => options.grpc = port(&name, &text)?,
             "--http" => options.http = port(&name, &text)?,
-            "--mode" => options.forced = mode(&text)?,
-            _ => {
-                let seconds = text.parse().map_err(|_| [&name, " needs a number of seconds"].concat())?;
+            "--mode" => options.capabilities = mode(&text)?,
+            "--exit-after-alone" => {
+                let seconds = text.parse().map_err(|_| "--exit-after-alone needs a number of seconds")?;
                 options.exit_after_alone = Some(Duration::from_secs(seconds));
             }
+            _ => return Err(["unknown option `", &name, "`"].concat()),
         }
     }
-    options.dir = dir.filter(|dir| !dir.is_empty()).map(PathBuf::from).ok_or("--dir is missing")?;
-    options.dir_shown = options.dir.to_string_lossy().into_owned();
+    if options.dir.as_os_str().is_empty() {
+        return Err("--dir is missing".to_owned());
+    }
     if options.grpc == options.http {
         return Err("--grpc and --http must differ; either port takes both protocols".to_owned());
     }
@@ -89,11 +84,11 @@ fn port(name: &str, text: &str) -> Result<u16, String> {
     }
 }
 
-fn mode(text: &str) -> Result<Option<Mode>, String> {
+fn mode(text: &str) -> Result<Capabilities, String> {
     match text {
-        "auto" => Ok(None),
-        "donate" => Ok(Some(Mode::Donate)),
-        "relay" => Ok(Some(Mode::Relay)),
+        "auto" => Ok(Capabilities::DONATE | Capabilities::RELAY),
+        "donate" => Ok(Capabilities::DONATE),
+        "relay" => Ok(Capabilities::RELAY),
         _ => Err(["--mode is auto, donate or relay, not `", text, "`"].concat()),
     }
 }
@@ -111,10 +106,10 @@ mod tests {
     #[test]
     fn options_have_defaults_and_arrive() {
         let Ok(Command::Run(options)) = parse_words("run --dir /d") else { panic!("not run") };
-        assert_eq!((options.grpc, options.http, options.forced), (4317, 4318, None));
+        assert_eq!((options.grpc, options.http, options.capabilities.0), (4317, 4318, 0b101));
         let line = "wait --grpc 1 --http 2 --mode relay --exit-after-alone 60 --dir /d";
         let Ok(Command::Wait(options)) = parse_words(line) else { panic!("not wait") };
-        assert_eq!((options.grpc, options.http, options.forced), (1, 2, Some(Mode::Relay)));
+        assert_eq!((options.grpc, options.http, options.capabilities), (1, 2, Capabilities::RELAY));
         assert_eq!(options.exit_after_alone, Some(Duration::from_secs(60)));
         assert_eq!(options.dir, PathBuf::from("/d"));
     }

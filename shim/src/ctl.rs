@@ -14,8 +14,6 @@ use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, RecvFlags, ReturnFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, SendAncillaryBuffer, SendAncillaryMessage};
 
-use crate::say::decimal;
-
 /// A connection to the gateway, from connect() to end of file.
 #[derive(Debug)]
 pub(crate) struct Ctl {
@@ -127,7 +125,7 @@ pub(crate) fn watch(dir: &OwnedFd) -> Result<OwnedFd, Errno> {
 }
 
 fn proc_path(fd: BorrowedFd<'_>) -> String {
-    ["/proc/self/fd/", &decimal(u64::from(fd.as_raw_fd().unsigned_abs()))].concat()
+    ["/proc/self/fd/", &fd.as_raw_fd().to_string()].concat()
 }
 
 #[cfg(test)]

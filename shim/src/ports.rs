@@ -9,7 +9,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 
-use crate::say::{complain, decimal, why};
+use crate::say::{complain, why};
 use crate::sys;
 
 /// Connections that wait in the kernel while the gateway restarts; the kernel's own ceiling is net.core.somaxconn.
@@ -48,7 +48,7 @@ impl Ports {
                 let name = if ip.is_ipv4() { "127.0.0.1:" } else { "[::1]:" };
                 slots.push(Slot {
                     address: SocketAddr::new(ip, port),
-                    shown: [name, &decimal(u64::from(port))].concat(),
+                    shown: [name, &port.to_string()].concat(),
                     socket: None,
                     relayed: false,
                     offer: None,
@@ -152,11 +152,8 @@ fn listen_on(address: SocketAddr) -> Result<OwnedFd, Errno> {
 
 /// The address of a listening TCP socket; nothing for any other descriptor.
 fn listening_address(socket: &OwnedFd) -> Option<SocketAddr> {
-    let domain = sockopt::socket_domain(socket).ok()?;
-    let listens = matches!(domain, AddressFamily::INET | AddressFamily::INET6)
-        && sockopt::socket_type(socket) == Ok(SocketType::STREAM)
-        && sockopt::socket_protocol(socket) == Ok(Some(ipproto::TCP))
-        && sockopt::socket_acceptconn(socket) == Ok(true);
+    let is_tcp = sockopt::socket_protocol(socket) == Ok(Some(ipproto::TCP));
+    let listens = is_tcp && sockopt::socket_acceptconn(socket) == Ok(true);
     let address = rustix::net::getsockname(socket).ok().filter(|_| listens)?;
     SocketAddr::try_from(address).ok()
 }

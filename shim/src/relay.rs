@@ -1,9 +1,9 @@
 //! Copying bytes between the pod's loopback and the gateway's `otlp` socket, where descriptors cannot be passed.
 //!
 //! Owns the relayed connections. It never looks at a byte: splice() moves pages through a pipe, at most [`CHUNK_BYTES`]
-//! at a time and direction, so a side that does not read stops the other side's sender and nothing grows. When `otlp`
-//! cannot be dialled, one accepted connection is kept and the rest waits in the kernel's backlog: nobody is reset. A
-//! connection ends when both directions have; each passes on its end of file and lets the other finish.
+//! at a time and direction, so a side that does not read stops the other side's sender and nothing grows. A connection is
+//! accepted only after `otlp` has been dialled for it: until then it waits in the kernel's backlog, and nobody is reset. It
+//! ends when both directions have; each passes on its end of file and lets the other finish.
 //!
 //! ```text
 //! pump    pipe empty: from -> pipe     0 bytes or an error -> shut down `to` for writing, done
@@ -34,7 +34,8 @@ const CONNECTIONS_MAX: usize = 128;
 const CHUNK_BYTES: usize = 16 * 1024;
 /// Chunks that one connection moves before the others get their turn.
 const CHUNKS_A_TURN: usize = 16;
-const ACCEPTS_A_TURN: usize = 16;
+/// Both directions of a socket, each change once.
+const EDGES: EventFlags = EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
 
 /// All relayed connections.
 #[derive(Debug)]
@@ -44,11 +45,8 @@ pub(crate) struct Relay {
     events: OwnedFd,
     connections: BTreeMap<u64, Connection>,
     last_id: u64,
-    /// Accepted, but `otlp` could not be dialled yet.
-    parked: Option<OwnedFd>,
+    /// While it is set, nothing is accepted.
     resume: Retry,
-    /// Connections whose turn was over before there was nothing left to move.
-    unfinished: Vec<u64>,
     complained: Option<Errno>,
 }
 
@@ -76,9 +74,7 @@ impl Relay {
             events: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             connections: BTreeMap::new(),
             last_id: 0,
-            parked: None,
             resume: Retry::new(10, 1000, seed),
-            unfinished: Vec::new(),
             complained: None,
         })
     }
@@ -88,25 +84,23 @@ impl Relay {
         &self.events
     }
 
-    /// When [`Relay::turn`] has something to do although nothing happened: at once, at a time, or never.
-    pub(crate) fn due(&self, now: Instant) -> Option<Instant> {
-        if self.unfinished.is_empty() { self.resume.at } else { Some(now) }
+    /// When accepting goes on although nothing happened.
+    pub(crate) fn resumes_at(&self) -> Option<Instant> {
+        self.resume.at
     }
 
     /// Whether one more connection can be taken now.
-    pub(crate) fn has_room(&self) -> bool {
-        self.parked.is_none() && self.resume.at.is_none() && self.connections.len() < CONNECTIONS_MAX
+    pub(crate) fn has_room(&mut self, now: Instant) -> bool {
+        self.resume.take_due(now);
+        self.resume.at.is_none() && self.connections.len() < CONNECTIONS_MAX
     }
 
     pub(crate) fn is_idle(&self) -> bool {
-        self.connections.is_empty() && self.parked.is_none()
+        self.connections.is_empty()
     }
 
-    /// Moves what can be moved, and tries again what had to wait.
-    pub(crate) fn turn(&mut self, now: Instant) {
-        for id in std::mem::take(&mut self.unfinished) {
-            self.pump(id, false);
-        }
+    /// Moves what can be moved.
+    pub(crate) fn turn(&mut self) {
         let mut edges = Vec::with_capacity(32);
         if epoll::wait(&self.events, spare_capacity(&mut edges), Some(&Timespec::default())).is_ok() {
             for edge in edges {
@@ -115,61 +109,46 @@ impl Relay {
                 self.pump(token / 2, token % 2 == OTLP && flags.contains(EventFlags::HUP));
             }
         }
-        if self.resume.take_due(now)
-            && let Some(tcp) = self.parked.take()
-        {
-            self.connect(tcp, now);
-        }
     }
 
-    /// Takes waiting connections of one listener. An error is the listener's end.
+    /// Takes one connection of a listener, once `otlp` is there for it. An error is the listener's end.
     pub(crate) fn accept(&mut self, listener: &OwnedFd, now: Instant) -> Result<(), Errno> {
-        for _ in 0..ACCEPTS_A_TURN {
-            if !self.has_room() {
-                return Ok(());
-            }
-            match rustix::net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-                Ok(tcp) => self.connect(tcp, now),
-                Err(Errno::AGAIN) => return Ok(()),
-                Err(Errno::INVAL) => return Err(Errno::INVAL),
-                // This connection ended before it was taken; the next one may be whole.
-                Err(Errno::CONNABORTED | Errno::INTR | Errno::PROTO) => {}
-                Err(_) => self.resume.again(now, Duration::ZERO),
-            }
+        if !self.has_room(now) {
+            return Ok(());
         }
-        Ok(())
-    }
-
-    /// Joins an accepted connection to `otlp`, or keeps it until that works.
-    fn connect(&mut self, tcp: OwnedFd, now: Instant) {
-        self.last_id += 1;
-        match self.dial(&tcp) {
-            Ok((otlp, up, down)) => {
-                self.connections.insert(self.last_id, Connection { tcp, otlp, up, down });
-                self.resume.reset();
-                self.complained = None;
-            }
+        let dialled = ctl::open_dir(&self.dir).and_then(|dir| ctl::connect(&dir, "otlp", SocketType::STREAM));
+        let joined = dialled.and_then(|otlp| Ok((otlp, Flow::new()?, Flow::new()?)));
+        let (otlp, up, down) = match joined {
+            Ok(joined) => joined,
             Err(error) => {
                 let dir = self.dir.to_string_lossy();
                 let parts = ["cannot relay to ", &dir, "/otlp: ", &why(error), "; connections wait, trying again"];
                 complain(&mut self.complained, error, &parts);
-                self.parked = Some(tcp);
                 self.resume.again(now, Duration::ZERO);
+                return Ok(());
             }
+        };
+        self.complained = None;
+        match rustix::net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            Ok(tcp) => self.join(Connection { tcp, otlp, up, down }),
+            Err(Errno::INVAL) => return Err(Errno::INVAL),
+            // Out of descriptors, or somebody else was faster.
+            Err(_) => self.resume.again(now, Duration::ZERO),
         }
+        Ok(())
     }
 
-    /// Connects to `otlp`, makes the pipes, and has both sockets watched.
-    fn dial(&self, tcp: &OwnedFd) -> Result<(OwnedFd, Flow, Flow), Errno> {
-        let otlp = ctl::connect(&ctl::open_dir(&self.dir)?, "otlp", SocketType::STREAM)?;
-        let (up, down) = (Flow::new()?, Flow::new()?);
+    fn join(&mut self, connection: Connection) {
+        self.resume.reset();
         // What splice() brings is sent at once: waiting for more would delay every answer by the peer's delayed ACK.
-        let _ = sockopt::set_tcp_nodelay(tcp, true);
-        let edges = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-        for (socket, side) in [(&otlp, OTLP), (tcp, TCP)] {
-            epoll::add(&self.events, socket, EventData::new_u64(2 * self.last_id + side), edges)?;
+        let _ = sockopt::set_tcp_nodelay(&connection.tcp, true);
+        self.last_id += 1;
+        for (socket, side) in [(&connection.tcp, TCP), (&connection.otlp, OTLP)] {
+            if epoll::add(&self.events, socket, EventData::new_u64(2 * self.last_id + side), EDGES).is_err() {
+                return; // Out of memory: this connection ends here.
+            }
         }
-        Ok((otlp, up, down))
+        self.connections.insert(self.last_id, connection);
     }
 
     /// Gives one connection its turn, and ends it when both directions are done.
@@ -179,8 +158,9 @@ impl Relay {
         up.done |= nobody_reads;
         if up.done && down.done {
             self.connections.remove(&id);
-        } else if (up_has_more || down_has_more) && !self.unfinished.contains(&id) {
-            self.unfinished.push(id);
+        } else if up_has_more || down_has_more {
+            // The turn is over before the work is: asking again for the same edges brings those that are there already.
+            let _ = epoll::modify(&self.events, tcp, EventData::new_u64(2 * id + TCP), EDGES);
         }
     }
 }

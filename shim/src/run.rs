@@ -54,36 +54,34 @@ pub(crate) struct Shim {
     pub(crate) offer: Retry,
     /// What the last attempt to be served met, so that it is said once.
     pub(crate) complained: Option<Errno>,
-    pub(crate) was_welcomed: bool,
     /// When to end for want of a gateway.
     pub(crate) alone_until: Option<Instant>,
-    pub(crate) leaving: Option<Leaving>,
+    /// The pod has been told to end.
+    pub(crate) leave_by: Option<Instant>,
+    pub(crate) bye: Bye,
     /// Of the present turn.
     pub(crate) now: Instant,
 }
 
-/// The pod has been told to end.
-pub(crate) struct Leaving {
-    deadline: Instant,
-    /// The id of BYE, once it was said.
-    pub(crate) bye: Option<u32>,
-    pub(crate) acknowledged: bool,
+/// How far the farewell has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bye {
+    Unsaid,
+    /// With this id.
+    Said(u32),
+    /// Or there has never been anybody to say it to.
+    Acknowledged,
 }
 
 /// Runs until the pod ends.
 pub(crate) fn run(options: Options) -> ExitCode {
-    let (cannot, error) = match Shim::new(options) {
-        Ok(mut shim) => loop {
-            match shim.turn() {
-                Ok(false) => {}
-                Ok(true) => return ExitCode::SUCCESS,
-                Err(error) => break ("wait for events", error),
-            }
-        },
-        Err(error) => ("start", error),
-    };
-    say(&["cannot ", cannot, ": ", &why(error), "; check the limits of open files and memory"]);
-    ExitCode::FAILURE
+    match Shim::new(options).and_then(Shim::turn_until_over) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&["cannot go on: ", &why(error), "; check the limits of open files and memory"]);
+            ExitCode::FAILURE
+        }
+    }
 }
 
 impl Shim {
@@ -103,16 +101,16 @@ impl Shim {
             relay,
             ctl: None,
             watch: None,
-            mode: options.forced.unwrap_or(Mode::Donate),
+            mode: if options.capabilities.allows(Mode::Donate) { Mode::Donate } else { Mode::Relay },
             instance,
             last_id: 0,
             connect: Retry::new(10, 1000, instance.rotate_left(16)),
             bind: Retry::new(20, 1000, instance.rotate_left(24)),
             offer: Retry::new(10_000, 10_000, instance.rotate_left(32)),
             complained: None,
-            was_welcomed: false,
             alone_until: options.exit_after_alone.and_then(|alone| now.checked_add(alone)),
-            leaving: None,
+            leave_by: None,
+            bye: Bye::Acknowledged,
             now,
             options,
         };
@@ -122,9 +120,15 @@ impl Shim {
         Ok(shim)
     }
 
-    /// Does what is due, waits for the next event, and handles it. True: it is over.
-    fn turn(&mut self) -> Result<bool, Errno> {
-        self.now = Instant::now();
+    fn turn_until_over(mut self) -> Result<(), Errno> {
+        while !self.is_over() {
+            self.turn()?;
+            self.do_what_is_due();
+        }
+        Ok(())
+    }
+
+    fn do_what_is_due(&mut self) {
         if self.bind.take_due(self.now) {
             self.bind_ports();
         }
@@ -134,15 +138,14 @@ impl Shim {
         if self.offer.take_due(self.now) {
             self.offer_all();
         }
-        if self.relay.due(self.now).is_some_and(|at| at <= self.now) {
-            self.relay.turn(self.now);
-        }
         self.watch_listeners();
-        if self.is_over() {
-            return Ok(true);
-        }
+    }
 
-        let timeout = self.next_timer().map(|at| timespec(at.saturating_duration_since(Instant::now())));
+    /// Waits for events, and handles them.
+    fn turn(&mut self) -> Result<(), Errno> {
+        let delay = self.next_timer().map(|at| at.saturating_duration_since(Instant::now()));
+        // A delay that does not fit is longer than any machine runs.
+        let timeout = delay.and_then(|delay| Timespec::try_from(delay).ok());
         let mut events = Vec::with_capacity(16);
         match epoll::wait(&self.epoll, spare_capacity(&mut events), timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
@@ -154,17 +157,16 @@ impl Shim {
                 SIGNALS => self.on_signal(),
                 CTL => self.on_ctl(),
                 WATCH => self.on_watch(),
-                RELAY => self.relay.turn(self.now),
+                RELAY => self.relay.turn(),
                 listener => self.on_connection(listener.wrapping_sub(LISTENER)),
             }
         }
-        Ok(false)
+        Ok(())
     }
 
     fn next_timer(&self) -> Option<Instant> {
-        let deadline = self.leaving.as_ref().map(|leaving| leaving.deadline);
-        let relay = self.relay.due(self.now);
-        let timers = [self.connect.at, self.bind.at, self.offer.at, relay, self.alone_until, deadline];
+        let relay = self.relay.resumes_at();
+        let timers = [self.connect.at, self.bind.at, self.offer.at, relay, self.alone_until, self.leave_by];
         timers.into_iter().flatten().min()
     }
 
@@ -173,17 +175,14 @@ impl Shim {
             say(&["no gateway for the time given by --exit-after-alone: ending"]);
             return true;
         }
-        let Some(leaving) = &self.leaving else { return false };
-        let served = self.relay.is_idle() && (leaving.acknowledged || !self.was_welcomed);
-        served || leaving.deadline <= self.now
+        let served = self.relay.is_idle() && self.bye == Bye::Acknowledged;
+        self.leave_by.is_some_and(|at| served || at <= self.now)
     }
 
     fn on_signal(&mut self) {
         let _ = rustix::io::read(&self.signals, &mut [0; 128]);
         // The second time somebody is in a hurry.
-        let patience = if self.leaving.is_some() { Duration::ZERO } else { BYE_PATIENCE };
-        let leaving = Leaving { deadline: self.now, bye: None, acknowledged: false };
-        self.leaving.get_or_insert(leaving).deadline = self.now + patience;
+        self.leave_by = Some(self.leave_by.map_or(self.now + BYE_PATIENCE, |_| self.now));
         self.say_bye();
     }
 
@@ -205,7 +204,7 @@ impl Shim {
 
     /// Has the listeners watched on which the shim is to accept, and no others.
     fn watch_listeners(&mut self) {
-        let has_room = self.relay.has_room();
+        let has_room = self.relay.has_room(self.now);
         for (slot, token) in self.ports.slots.iter_mut().zip(LISTENER..) {
             let wanted = slot.relayed && has_room;
             let Some(socket) = slot.socket.as_ref().filter(|_| wanted != slot.watched) else { continue };
@@ -236,10 +235,4 @@ impl Shim {
         }
         self.bind_ports();
     }
-}
-
-/// Rounded up: waking a fraction too early would mean waking twice.
-fn timespec(delay: Duration) -> Timespec {
-    let millis = i64::try_from(delay.as_micros().div_ceil(1000)).unwrap_or(i64::MAX);
-    Timespec { tv_sec: millis / 1000, tv_nsec: (millis % 1000) * 1_000_000 }
 }

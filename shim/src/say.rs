@@ -31,18 +31,6 @@ pub(crate) fn print(text: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// A number in words of digits.
-pub(crate) fn decimal(mut number: u64) -> String {
-    let mut digits = Vec::with_capacity(20);
-    loop {
-        digits.insert(0, char::from(b'0' + u8::try_from(number % 10).unwrap_or_default()));
-        number /= 10;
-        if number == 0 {
-            return digits.into_iter().collect();
-        }
-    }
-}
-
 /// An error of the kernel in words, for those that are to be expected.
 pub(crate) fn why(error: Errno) -> String {
     let words = match error {
@@ -56,21 +44,7 @@ pub(crate) fn why(error: Errno) -> String {
         Errno::NOTDIR => "not a directory",
         Errno::PERM => "operation not permitted",
         Errno::TOOMANYREFS => "too many descriptors in flight",
-        _ => return ["error ", &decimal(u64::from(error.raw_os_error().unsigned_abs()))].concat(),
+        _ => return ["error ", &error.raw_os_error().to_string()].concat(),
     };
     words.to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Scenario: numbers of one and of the most digits.
-    /// Guarantees: they read as `format!` would write them.
-    #[test]
-    fn numbers_read_as_usual() {
-        for number in [0, 7, 10, 4317, u64::MAX] {
-            assert_eq!(decimal(number), format!("{number}"));
-        }
-    }
 }

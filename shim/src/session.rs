@@ -17,13 +17,13 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Duration;
 
-use pillion_proto::control::{Capabilities, Hello, Mode, Nack, NackCode, ToGateway, ToShim, VERSION, negotiate};
+use pillion_proto::control::{Hello, Mode, Nack, NackCode, ToGateway, ToShim, VERSION, negotiate};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::SocketType;
 
 use crate::ctl::{self, Ctl, Incoming, Obstacle};
-use crate::run::{CTL, Shim, WATCH};
+use crate::run::{Bye, CTL, Shim, WATCH};
 use crate::say::{complain, say, why};
 
 /// While the directory is watched a timer is needed only where watching does not work, as in some sandboxes.
@@ -40,7 +40,7 @@ impl Shim {
                 self.watch = None;
                 self.ctl = Some(Ctl { socket, welcomed: false });
                 let shim_version = env!("CARGO_PKG_VERSION").to_owned();
-                let (instance, capabilities) = (self.instance, self.capabilities());
+                let (instance, capabilities) = (self.instance, self.options.capabilities);
                 let hello = Hello { version: VERSION, shim_version, instance, capabilities };
                 return self.send(&ToGateway::Hello(hello), None);
             }
@@ -54,7 +54,7 @@ impl Shim {
             }
             _ => "waiting for the gateway; is it running on this node, and is --dir its directory for this pod?",
         };
-        let parts = ["cannot connect to ", &self.options.dir_shown, "/ctl: ", &why(error), "; ", advice];
+        let parts = ["cannot connect to ", &self.options.dir.to_string_lossy(), "/ctl: ", &why(error), "; ", advice];
         complain(&mut self.complained, error, &parts);
     }
 
@@ -77,14 +77,6 @@ impl Shim {
         self.watch = None;
         self.connect.reset();
         self.connect.again(self.now, Duration::from_millis(5));
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        match self.options.forced {
-            None => Capabilities::DONATE | Capabilities::RELAY,
-            Some(Mode::Relay) => Capabilities::RELAY,
-            Some(_) => Capabilities::DONATE,
-        }
     }
 
     /// Sends a message, with the listener of a slot where it carries one.
@@ -119,10 +111,8 @@ impl Shim {
             slot.offer = None;
         }
         self.offer.at = None;
-        if let Some(leaving) = &mut self.leaving {
-            leaving.bye = None;
-        }
         if ctl.welcomed {
+            self.bye = Bye::Unsaid;
             say(&["the gateway is gone; new connections wait until it is back"]);
             self.alone_until = self.options.exit_after_alone.and_then(|alone| self.now.checked_add(alone));
         }
@@ -150,7 +140,7 @@ impl Shim {
     fn on_welcome(&mut self, version: u16, mode: Mode) {
         let Some(ctl) = &mut self.ctl else { return };
         ctl.welcomed = true;
-        self.was_welcomed = true;
+        self.bye = Bye::Unsaid;
         self.alone_until = None;
         self.complained = None;
         self.connect.reset();
@@ -166,7 +156,7 @@ impl Shim {
     /// Donates or relays as the gateway asks, as far as the command line allows. Donating offers everything again: a
     /// gateway that has lost a listener asks for it that way.
     fn change_mode(&mut self, asked: Mode) {
-        if self.capabilities().allows(asked) {
+        if self.options.capabilities.allows(asked) {
             self.mode = asked;
             say(&["serving, mode ", asked.as_str()]);
         } else {
@@ -219,8 +209,8 @@ impl Shim {
     }
 
     fn on_ack(&mut self, id: u32) {
-        if let Some(leaving) = self.leaving.as_mut().filter(|leaving| leaving.bye == Some(id)) {
-            leaving.acknowledged = true;
+        if self.bye == Bye::Said(id) {
+            self.bye = Bye::Acknowledged;
         } else if let Some(slot) = self.ports.slots.iter_mut().find(|slot| slot.offer == Some(id)) {
             slot.offer = None;
             slot.relayed = false;
@@ -245,7 +235,7 @@ impl Shim {
 
     /// A listener did not get through: it is relayed, if that is allowed.
     fn on_refusal(&mut self, index: usize, reason: &str, for_now: bool) {
-        let relays = self.options.forced != Some(Mode::Donate);
+        let relays = self.options.capabilities.allows(Mode::Relay);
         let instead = if relays { "; relaying" } else { "; connections wait: --mode donate forbids to relay" };
         let slot = &mut self.ports.slots[index];
         slot.offer = None;
@@ -258,10 +248,10 @@ impl Shim {
 
     /// Says BYE if the shim is leaving and somebody is there to hear it; otherwise as soon as somebody is.
     pub(crate) fn say_bye(&mut self) {
-        let id = self.fresh_id();
         let is_welcomed = self.ctl.as_ref().is_some_and(|ctl| ctl.welcomed);
-        if let Some(leaving) = self.leaving.as_mut().filter(|leaving| is_welcomed && leaving.bye.is_none()) {
-            leaving.bye = Some(id);
+        if is_welcomed && self.leave_by.is_some() && self.bye == Bye::Unsaid {
+            let id = self.fresh_id();
+            self.bye = Bye::Said(id);
             self.send(&ToGateway::Bye { id }, None);
         }
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::event::Timespec;
 
 use crate::args::Options;
-use crate::say::{decimal, say};
+use crate::say::say;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const ONE_TRY: Duration = Duration::from_secs(1);
@@ -23,9 +23,9 @@ pub(crate) fn wait(options: &Options) -> ExitCode {
             if Instant::now() >= deadline {
                 say(&[
                     "port ",
-                    &decimal(u64::from(port)),
+                    &port.to_string(),
                     " is not bound after 30 s: is `pillion-shim run --dir ",
-                    &options.dir_shown,
+                    &options.dir.to_string_lossy(),
                     "` running in this pod, and what does it say?",
                 ]);
                 return ExitCode::FAILURE;

@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 
-use pillion_proto::control::{Mode, ToShim};
+use pillion_proto::control::{Mode, Nack, NackCode, ToShim};
 
 use crate::harness::{Gateway, Ports, Shim, accept, connect, v4, v6};
 
@@ -128,6 +128,29 @@ fn a_listener_that_was_shut_down_is_replaced() {
     assert_eq!(again.len(), 4);
     let _client = connect(v4(ports.grpc));
     accept(&again[&v4(ports.grpc)]);
+}
+
+/// Scenario: the gateway finds that an acknowledged listener was shut down, and names it.
+/// Guarantees: the shim binds that address anew and donates it; the others stay as they are.
+#[test]
+fn a_listener_that_the_gateway_reports_dead_is_donated_anew() {
+    let (dir, ports) = (tempfile::tempdir().unwrap(), Ports::reserve());
+    let gateway = Gateway::listen(dir.path());
+    let _shim = Shim::start(dir.path(), &ports, &[]);
+    let session = gateway.accept();
+    session.hello();
+    session.welcome(Mode::Donate);
+    let (id, address, dead) = session.donation();
+    session.send(&ToShim::Ack { id });
+    session.donations();
+    rustix::net::shutdown(&dead, rustix::net::Shutdown::Read).unwrap();
+
+    session.send(&ToShim::Nack(Nack { id, code: NackCode::ListenerDead, reason: "shut down".to_owned() }));
+    let (_, again, fresh) = session.donation();
+    assert_eq!(again, address);
+    let _client = connect(address);
+    accept(&fresh);
+    session.settle();
 }
 
 /// Scenario: a sandbox was made anew, and a gateway returns the listener of the old one, which has the right address but
