@@ -117,10 +117,10 @@ pub(crate) fn connect(dir: &OwnedFd, name: &str, kind: SocketType) -> Result<Own
 }
 
 /// Becomes readable when a name appears in the directory, or when it goes away.
-pub(crate) fn watch(dir: &OwnedFd) -> Result<OwnedFd, Errno> {
+pub(crate) fn watch(dir: &Path) -> Result<OwnedFd, Errno> {
     let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
     let events = inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO | inotify::WatchFlags::DELETE_SELF;
-    inotify::add_watch(&watch, proc_path(dir.as_fd()), events)?;
+    inotify::add_watch(&watch, dir, events)?;
     Ok(watch)
 }
 

@@ -60,10 +60,12 @@ impl Shim {
 
     fn dial(&mut self) -> Result<OwnedFd, Errno> {
         self.watch = None;
-        let dir = ctl::open_dir(&self.options.dir)?;
+        let dir = ctl::open_dir(&self.options.dir);
         // Before connect(): a socket that appears in between is not missed.
-        self.watch = ctl::watch(&dir).ok().filter(|watch| self.add(watch, WATCH).is_ok());
-        let socket = ctl::connect(&dir, "ctl", SocketType::SEQPACKET)?;
+        let watched = dir.as_ref().ok().map(|_| self.options.dir.as_path()).or_else(|| self.options.dir.parent());
+        let watch = watched.and_then(|path| ctl::watch(path).ok());
+        self.watch = watch.filter(|watch| self.add(watch, WATCH).is_ok());
+        let socket = ctl::connect(&dir?, "ctl", SocketType::SEQPACKET)?;
         self.add(&socket, CTL)?;
         Ok(socket)
     }
