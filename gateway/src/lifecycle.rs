@@ -37,6 +37,7 @@ mod reaper;
 mod reserve;
 mod session;
 mod site;
+mod slot;
 mod socket_options;
 mod sockets;
 mod watchdog;
@@ -44,12 +45,13 @@ mod watchdog;
 pub use counters::Counters;
 pub use reserve::raise_descriptor_limit;
 
-use acceptor::{Acceptor, Doorway};
+use acceptor::Acceptor;
 use claims::Claims;
 use reaper::Reaper;
 use reserve::Reserve;
 use session::{Disposal, Watched};
 use site::{Command, Paces, Parts, Rules, Surroundings};
+use slot::Doorway;
 use sockets::Sockets;
 use watchdog::Watchdog;
 
@@ -122,7 +124,7 @@ pub struct SiteSnapshot {
     pub mode: String,
     /// Addresses of the listeners in custody.
     pub listeners: Vec<String>,
-    /// Donations refused since the start, the latest reason.
+    /// Donations and other requests of the shim that were refused since the start.
     pub refused_donations: u64,
     /// The latest refusal in words.
     pub last_refusal: Option<String>,
@@ -178,7 +180,11 @@ impl Lifecycle {
     fn admit(&self, tenant: Arc<tenant::Handle>, socket_dir: PathBuf, rules: Rules) -> Result<(), LifecycleError> {
         let name = rules.tenant.clone();
         let mut sites = self.sites();
-        while sites.tasks.try_join_next().is_some() {}
+        while let Some(ended) = sites.tasks.try_join_next() {
+            if let Err(error) = ended {
+                tracing::error!(%error, "the task of a site panicked: its tenant was not served until now");
+            }
+        }
         if sites.by_name.contains_key(&name) {
             let source = io::Error::new(io::ErrorKind::AlreadyExists, format!("tenant {name} has its sockets already"));
             return Err(LifecycleError { action: "serving", path: socket_dir, source });

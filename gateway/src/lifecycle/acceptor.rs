@@ -6,38 +6,26 @@
 //!
 //! Owns an epoll instance and the [`Slot`]s registered there. It decides nothing about custody: it marks what happened to a
 //! slot and wakes the site. It ends when told to stop; slots are retired by their sites.
-//!
-//! ```text
-//! Parked   held, not accepted from
-//! Polled   registered with epoll
-//! Paused   deregistered for a moment: no room in the tenant, or no descriptors
-//! Retired  deregistered for good; closed when the last reference goes
-//! ```
-//! Deregistering comes before closing: the pod's duplicate would keep the registration alive, and nothing could remove it.
 
 use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-use std::{io, mem};
 
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
-use tokio::sync::Notify;
 
 use super::counters::Counters;
 use super::custody::Listener;
-use super::reaper::Foreign;
 use super::reserve::Reserve;
+use super::slot::Slot;
 use super::socket_options;
-use crate::tenant::{self, Accepted, SocketKind};
-
-/// A tenant's connections accepted before it is another tenant's turn.
-const SLICE: u32 = 16;
+use crate::tenant::Accepted;
 
 /// How long a paused listener is left alone. A balance of wake-ups against what a new connection may wait.
 const PAUSE_TIME: Duration = Duration::from_millis(25);
@@ -46,50 +34,6 @@ const EVENTS_AT_ONCE: usize = 64;
 
 /// The token of the eventfd that wakes the thread to stop.
 const STOP: u64 = 0;
-
-/// What acceptors and a site share about the site.
-#[derive(Debug)]
-pub(super) struct Doorway {
-    pub(super) tenant: Arc<tenant::Handle>,
-    /// Told when the fate of a slot has changed, or a backlog was found empty.
-    pub(super) changed: Notify,
-    /// Whether the site waits for its backlogs to become empty.
-    pub(super) draining: AtomicBool,
-    round: AtomicU64,
-    accepted_in_round: AtomicU32,
-}
-
-/// A listener in custody.
-#[derive(Debug)]
-pub(super) struct Slot {
-    fd: Foreign,
-    /// What it was when it was donated; `None` for `otlp`.
-    pub(super) listener: Option<Listener>,
-    doorway: Arc<Doorway>,
-    acceptor: Arc<Acceptor>,
-    token: u64,
-    polling: Mutex<Polling>,
-    fate: AtomicU8,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Polling {
-    Parked,
-    Polled,
-    Paused,
-    Retired,
-}
-
-/// What became of a slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub(super) enum Fate {
-    Alive = 0,
-    /// Hung up, or nothing can be accepted from it.
-    Dead = 1,
-    /// The watchdog had to shut it down.
-    Hung = 2,
-}
 
 /// One acceptor thread, from outside.
 #[derive(Debug)]
@@ -115,147 +59,6 @@ pub(super) struct Heartbeat {
     pub(super) slot: Mutex<Option<Arc<Slot>>>,
 }
 
-impl Doorway {
-    pub(super) fn new(tenant: Arc<tenant::Handle>) -> Arc<Self> {
-        Arc::new(Self {
-            tenant,
-            changed: Notify::new(),
-            draining: AtomicBool::new(false),
-            round: AtomicU64::new(0),
-            accepted_in_round: AtomicU32::new(0),
-        })
-    }
-
-    /// Whether one more may be accepted in this round. A site's slots are all on one acceptor, so nobody races here.
-    fn has_turn(&self, round: u64) -> bool {
-        if self.round.swap(round, Ordering::Relaxed) != round {
-            self.accepted_in_round.store(0, Ordering::Relaxed);
-        }
-        self.accepted_in_round.fetch_add(1, Ordering::Relaxed) < SLICE
-    }
-}
-
-impl Slot {
-    /// Puts a listener into custody, parked.
-    pub(super) fn park(
-        acceptor: &Arc<Acceptor>,
-        doorway: &Arc<Doorway>,
-        fd: Foreign,
-        listener: Option<Listener>,
-    ) -> Arc<Self> {
-        let token = acceptor.next_token.fetch_add(1, Ordering::Relaxed);
-        let slot = Arc::new(Self {
-            fd,
-            listener,
-            doorway: Arc::clone(doorway),
-            acceptor: Arc::clone(acceptor),
-            token,
-            polling: Mutex::new(Polling::Parked),
-            fate: AtomicU8::new(Fate::Alive as u8),
-        });
-        acceptor.slots().insert(token, Arc::clone(&slot));
-        slot
-    }
-
-    /// Accepts from it from now on. A failure is its death.
-    pub(super) fn poll(&self) {
-        let mut polling = self.polling();
-        if *polling == Polling::Parked {
-            self.register(&mut polling);
-        }
-    }
-
-    /// Deregisters it for good. Idempotent.
-    pub(super) fn retire(&self) {
-        let before = mem::replace(&mut *self.polling(), Polling::Retired);
-        if before == Polling::Polled {
-            let _ = epoll::delete(&self.acceptor.epoll, &self.fd);
-        }
-        self.acceptor.slots().remove(&self.token);
-    }
-
-    pub(super) fn fate(&self) -> Fate {
-        match self.fate.load(Ordering::Acquire) {
-            0 => Fate::Alive,
-            1 => Fate::Dead,
-            _ => Fate::Hung,
-        }
-    }
-
-    /// Whether no connection waits. What cannot be asked counts as empty.
-    pub(super) fn is_backlog_empty(&self) -> bool {
-        use rustix::event::{PollFd, PollFlags, poll};
-        let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
-        !matches!(poll(&mut fds, Some(&Timespec::default())), Ok(1) if fds[0].revents() == PollFlags::IN)
-    }
-
-    /// The watchdog's grip: an accept that hangs on it returns EINVAL.
-    pub(super) fn shut_down(&self) {
-        self.fate.store(Fate::Hung as u8, Ordering::Release);
-        let _ = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Both);
-    }
-
-    fn kind(&self) -> SocketKind {
-        if self.listener.is_some() { SocketKind::Tcp } else { SocketKind::Unix }
-    }
-
-    fn register(&self, polling: &mut Polling) {
-        let data = epoll::EventData::new_u64(self.token);
-        match epoll::add(&self.acceptor.epoll, &self.fd, data, epoll::EventFlags::IN) {
-            Ok(()) => *polling = Polling::Polled,
-            Err(error) => {
-                tracing::warn!(tenant = %self.doorway.tenant.identity().name, %error, "cannot wait for connections on a listener");
-                *polling = Polling::Parked;
-                self.mark_dead();
-            }
-        }
-    }
-
-    /// Deregisters it for a moment. False if it is not registered: somebody has retired it meanwhile.
-    fn pause(&self) -> bool {
-        let mut polling = self.polling();
-        if *polling != Polling::Polled {
-            return false;
-        }
-        let _ = epoll::delete(&self.acceptor.epoll, &self.fd);
-        *polling = Polling::Paused;
-        true
-    }
-
-    fn is_retired(&self) -> bool {
-        *self.polling() == Polling::Retired
-    }
-
-    fn resume(&self) {
-        let mut polling = self.polling();
-        if *polling == Polling::Paused {
-            self.register(&mut polling);
-        }
-    }
-
-    /// Deregisters it, so that a hung-up listener wakes nobody again, and tells the site.
-    fn die(&self) {
-        self.pause();
-        self.mark_dead();
-    }
-
-    fn mark_dead(&self) {
-        let _ = self.fate.compare_exchange(Fate::Alive as u8, Fate::Dead as u8, Ordering::AcqRel, Ordering::Acquire);
-        self.doorway.changed.notify_one();
-    }
-
-    fn polling(&self) -> MutexGuard<'_, Polling> {
-        // A panic while the lock is held cannot leave an enum half-changed.
-        self.polling.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl AsFd for Slot {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-}
-
 impl Acceptor {
     /// Starts a thread of that number.
     pub(super) fn start(
@@ -273,11 +76,13 @@ impl Acceptor {
             reserve: Arc::clone(reserve),
             counters: Arc::clone(counters),
         });
-        epoll::add(&acceptor.epoll, &acceptor.wake, epoll::EventData::new_u64(STOP), epoll::EventFlags::IN)?;
+        acceptor.register(&acceptor.wake, STOP)?;
         let run = Arc::clone(&acceptor);
-        let thread = thread::Builder::new()
-            .name(format!("pillion-accept-{number}"))
-            .spawn(move || Loop { acceptor: &run, paused: VecDeque::new(), round: 0 }.run())?;
+        let thread = thread::Builder::new().name(format!("pillion-accept-{number}")).spawn(move || {
+            let essential = Essential;
+            Loop { acceptor: &run, paused: VecDeque::new(), round: 0 }.run();
+            std::mem::forget(essential);
+        })?;
         Ok((acceptor, thread))
     }
 
@@ -285,6 +90,19 @@ impl Acceptor {
     pub(super) fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+
+    pub(super) fn next_token(&self) -> u64 {
+        self.next_token.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn register(&self, fd: impl AsFd, token: u64) -> rustix::io::Result<()> {
+        epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token), epoll::EventFlags::IN)
+    }
+
+    pub(super) fn deregister(&self, fd: impl AsFd) {
+        // Fails only if it is not registered, which is what is wanted.
+        let _ = epoll::delete(&self.epoll, fd);
     }
 
     pub(super) fn slots(&self) -> MutexGuard<'_, HashMap<u64, Arc<Slot>>> {
@@ -297,6 +115,16 @@ impl Heartbeat {
     pub(super) fn slot(&self) -> MutexGuard<'_, Option<Arc<Slot>>> {
         // A panic while the lock is held cannot leave an Option half-changed.
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A gateway whose acceptor has panicked would live on, and accept nothing: better that its supervisor starts it again.
+struct Essential;
+
+impl Drop for Essential {
+    fn drop(&mut self) {
+        tracing::error!("an acceptor thread panicked; the process ends, to be started again");
+        std::process::abort();
     }
 }
 
@@ -334,11 +162,8 @@ impl Loop<'_> {
             let timeout = self.timeout();
             match epoll::wait(&self.acceptor.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
-                Err(error) => {
-                    // Only a programming error gets here (EBADF, EFAULT, EINVAL); spinning on it would help nobody.
-                    tracing::error!(%error, "an acceptor cannot wait for connections and ends: no connection is accepted until a restart");
-                    return;
-                }
+                // EBADF, EFAULT or EINVAL: no input leads here, and going on would be a busy loop.
+                Err(error) => panic!("an acceptor cannot wait for connections: {error}"),
             }
             self.acceptor.counters.wakeups.add(1);
             self.resume_paused();

@@ -10,7 +10,7 @@
 //! Serving    every listener is accepted from                  -> Listing on a newer HELLO
 //! Orphaned   the shim went without BYE; accepting goes on     -> Listing on HELLO; Absent when the grace is over
 //! Draining   BYE: what waits in the backlogs is accepted      -> Finishing when they are empty, or after 2 s
-//! Finishing  nothing is held; the tenant answers what it has  -> Absent, with the ACK of BYE
+//! Finishing  nothing is held; the tenant answers what it has  -> Absent, with the ACK of BYE, within the same 2 s
 //! Gone       handed off or removed                            final
 //! ```
 //! A listener that dies is let go at once, and asked for again after a delay that doubles. One that made an accept hang
@@ -93,7 +93,7 @@ pub(super) enum Effect {
 /// A tenant's listeners never number more.
 pub(super) const LISTENERS_MAX: usize = 8;
 
-/// How long BYE waits for the backlog, and for the answers.
+/// How long BYE waits for the backlog and the answers together; shims wait a little longer for the ACK.
 pub(super) const BYE_LIMIT: Duration = Duration::from_secs(2);
 
 /// The first delay before a dead listener is asked for again; doubles up to the longest.
@@ -187,7 +187,7 @@ impl Custody {
             Event::Ended => self.ended(now, &mut out),
             Event::Died { cookie } => self.died(cookie, now, &mut out),
             Event::Hung { cookie } => self.hung(cookie, &mut out),
-            Event::BacklogEmpty => self.drained(now, &mut out),
+            Event::BacklogEmpty => self.drained(&mut out),
             Event::Finished => self.finished(&mut out),
             Event::Tick => self.tick(now, &mut out),
             Event::HandOff => self.leave(Some(Effect::HandOff), &mut out),
@@ -293,11 +293,11 @@ impl Custody {
         self.forget_empty_orphan();
     }
 
-    fn drained(&mut self, now: Instant, out: &mut Vec<Effect>) {
-        if let Phase::Draining { bye, .. } = self.phase {
+    fn drained(&mut self, out: &mut Vec<Effect>) {
+        if let Phase::Draining { bye, until } = self.phase {
             self.release_all(out);
             self.phase = Phase::Finishing { bye };
-            out.push(Effect::Finish { until: now + BYE_LIMIT });
+            out.push(Effect::Finish { until });
         }
     }
 
@@ -316,7 +316,7 @@ impl Custody {
                 // Accepted connections keep the pod's network namespace alive as well.
                 out.push(Effect::Finish { until: now + BYE_LIMIT });
             }
-            Phase::Draining { until, .. } if until <= now => self.drained(now, out),
+            Phase::Draining { until, .. } if until <= now => self.drained(out),
             _ => {}
         }
         let (due, later) = self.asks.iter().partition(|(at, _)| *at <= now);

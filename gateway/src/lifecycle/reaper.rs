@@ -160,7 +160,15 @@ impl Drop for Foreign {
     fn drop(&mut self) {
         let Some(fd) = self.fd.take() else { return };
         self.debt.open.fetch_add(1, Ordering::AcqRel);
-        self.reaper.lock().queue.push_back((fd, Arc::clone(&self.debt)));
+        let mut state = self.reaper.lock();
+        if state.stopped && state.threads == 0 {
+            // The lifecycle is gone and the process ends, or a test does.
+            drop(state);
+            drop(fd);
+            return self.debt.pay();
+        }
+        state.queue.push_back((fd, Arc::clone(&self.debt)));
+        drop(state);
         self.reaper.ready.notify_one();
     }
 }

@@ -5,30 +5,34 @@
 //! fast stays unread in the pod's own kernel. It ends on hand-off and on removal.
 
 use std::collections::HashMap;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
-use pillion_proto::control::{Hello, Mode, Nack, NackCode, ToGateway, ToShim, Welcome, negotiate};
+use pillion_proto::control::{Mode, ToShim};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::acceptor::{Acceptor, Doorway, Fate, Slot};
+use super::acceptor::Acceptor;
 use super::claims::Claims;
 use super::counters::Counters;
 use super::custody::{Custody, Effect, Event, Phase};
-use super::donation::{self, Refusal};
 use super::pace::{Pace, Rule};
 use super::reaper::Foreign;
 use super::session::{self, Arrivals, Disposal, Packet, Session, Watched};
+use super::slot::{Doorway, Fate, Slot};
 use super::sockets::Names;
 use super::{NamespaceRule, SiteSnapshot};
 use crate::base::TenantName;
 use crate::config::Ports;
 
+mod talk;
+
 /// After an accept on `ctl` has failed for want of descriptors or memory.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+/// Lines that a pod can cause in the gateway's log.
+const LINES: Rule = Rule { burst: 20, interval: Duration::from_secs(5) };
 
 /// What is fixed for a site.
 #[derive(Debug)]
@@ -95,6 +99,7 @@ pub(super) struct Site {
     hellos: Pace,
     messages: Pace,
     accept_after: Option<Instant>,
+    lines: Pace,
 }
 
 /// Everything that can happen to a site.
@@ -150,6 +155,7 @@ impl Site {
             hellos: Pace::new(paces.hellos, now),
             messages: Pace::new(paces.messages, now),
             accept_after: None,
+            lines: Pace::new(LINES, now),
         }
     }
 
@@ -226,7 +232,9 @@ impl Site {
             // The one before it is closed, and custody is not told: whatever was held stays held until HELLO says more.
             Ok(session) => self.session = Some(session),
             Err(error) => {
-                tracing::warn!(tenant = %self.rules.tenant, %error, "cannot take a connection from ctl");
+                if self.may_log() {
+                    tracing::warn!(tenant = %self.rules.tenant, %error, "cannot take a connection from ctl");
+                }
                 self.accept_after = Some(now + ACCEPT_AGAIN);
             }
         }
@@ -235,71 +243,6 @@ impl Site {
     fn end_session(&mut self) {
         self.session = None;
         self.session_ended = true;
-    }
-
-    fn handle(&mut self, packet: Packet) {
-        self.messages.take(Instant::now());
-        let decoded = ToGateway::decode(packet.bytes());
-        let fds_cut = packet.fds_cut;
-        let mut fds = packet.fds;
-        let message = match decoded {
-            Ok(Some(message)) if fds.len() <= 1 => message,
-            Ok(None) => return self.around.counters.messages_unknown.add(1),
-            malformed => {
-                let reason = malformed.err().map_or("more than one descriptor".to_owned(), |error| error.to_string());
-                tracing::warn!(tenant = %self.rules.tenant, reason, "closing a control session");
-                self.around.counters.messages_malformed.add(1);
-                return self.end_session();
-            }
-        };
-        let fd = fds.pop().filter(|_| message.carries_fd());
-        let greeted = self.session.as_ref().is_some_and(|session| session.capabilities.is_some());
-        match message {
-            ToGateway::Hello(hello) if !greeted => self.greet(&hello),
-            ToGateway::Hello(_) => self
-                .refuse(0, &out_of_order("HELLO is the first message of a connection, and the only one of its kind")),
-            ToGateway::Donate { id, .. } if greeted => self.donate(id, fd, fds_cut),
-            ToGateway::Bye { id } if greeted => self.step(Event::Bye { id }),
-            ToGateway::Ready if greeted => self.step(Event::Ready),
-            ToGateway::Conn { id, .. } if greeted => {
-                self.refuse(id, &Refusal::new(NackCode::Unsupported, reason(NackCode::Unsupported)))
-            }
-            ToGateway::Donate { id, .. } | ToGateway::Conn { id, .. } | ToGateway::Bye { id } => {
-                self.refuse(id, &out_of_order("HELLO comes first"));
-            }
-            ToGateway::Ready | ToGateway::Dialed { .. } | ToGateway::Pong => {}
-        }
-    }
-
-    fn greet(&mut self, hello: &Hello) {
-        let Some(session) = &mut self.session else { return };
-        let namespace = session.namespace;
-        let refusal = match negotiate(hello.version) {
-            Ok(_) => self.around.claims.claim(namespace, &self.rules.tenant, self.rules.namespace).err(),
-            Err(too_old) => Some(Refusal::new(NackCode::VersionTooOld, too_old.to_string())),
-        };
-        if let Some(refusal) = refusal {
-            self.refuse(0, &refusal);
-            return self.end_session();
-        }
-        session.capabilities = Some(hello.capabilities);
-        tracing::info!(tenant = %self.rules.tenant, shim = hello.shim_version, instance = hello.instance, "a shim connected");
-        self.doorway.tenant.reattach();
-        self.step(Event::Greeted { namespace });
-    }
-
-    fn donate(&mut self, id: u32, fd: Option<Foreign>, fds_cut: bool) {
-        let Some(session) = &self.session else { return };
-        let Some(fd) = fd.filter(|_| !fds_cut) else {
-            return self.refuse(id, &Refusal::new(NackCode::FdMissing, reason(NackCode::FdMissing)));
-        };
-        match donation::vet(&fd, self.rules.ports, session.namespace) {
-            Ok(listener) => {
-                self.donated = Some(fd);
-                self.step(Event::Donated { id, listener });
-            }
-            Err(refusal) => self.refuse(id, &refusal),
-        }
     }
 
     fn look_at_slots(&mut self) {
@@ -329,6 +272,16 @@ impl Site {
         }
     }
 
+    /// Whether a pod may cause another line in the log: what it does is counted in any case.
+    fn may_log(&mut self) -> bool {
+        let now = Instant::now();
+        let may = self.lines.next_at(now) <= now;
+        if may {
+            self.lines.take(now);
+        }
+        may
+    }
+
     fn step(&mut self, event: Event) {
         for effect in self.custody.step(event, Instant::now()) {
             self.perform(effect);
@@ -344,7 +297,12 @@ impl Site {
             }
             Effect::Returned => self.send(&ToShim::Returned, None),
             Effect::Keep { cookie } => self.keep(cookie),
-            Effect::CloseCopy { .. } => self.donated = None,
+            Effect::CloseCopy { cookie } => {
+                self.donated = None;
+                if self.slots.contains_key(&cookie) {
+                    self.around.counters.donations_repeated.add(1);
+                }
+            }
             Effect::Poll { cookie } => {
                 if let Some(slot) = self.slots.get(&cookie) {
                     slot.poll();
@@ -355,8 +313,8 @@ impl Site {
                     slot.retire();
                 }
             }
-            Effect::Ack(id) => self.send(&ToShim::Ack { id }, None),
-            Effect::Nack(id, code) => self.refuse(id, &Refusal::new(code, reason(code))),
+            Effect::Ack(id) => self.acknowledge(id),
+            Effect::Nack(id, code) => self.refuse_by_code(id, code),
             Effect::SetMode(mode) => {
                 if self.session.as_ref().and_then(|session| session.capabilities).is_some_and(|all| all.allows(mode)) {
                     self.send(&ToShim::Mode { mode }, None);
@@ -373,44 +331,12 @@ impl Site {
         Box::pin(async move { tenant.drain(until.into()).await })
     }
 
-    fn welcome(&mut self, mode: Mode) {
-        let can_donate =
-            self.session.as_ref().and_then(|session| session.capabilities).is_some_and(|all| all.allows(Mode::Donate));
-        let mode = if can_donate { mode } else { Mode::Relay };
-        let Ports { grpc, http } = self.rules.ports;
-        let version = pillion_proto::control::VERSION;
-        self.send(&ToShim::Welcome(Welcome { version, ports: vec![grpc, http], mode }), None);
-    }
-
     fn keep(&mut self, cookie: u64) {
         let Some(fd) = self.donated.take() else { return };
         let Some(listener) = self.custody.listeners().find(|listener| listener.cookie == cookie) else { return };
         self.around.counters.donations_accepted.add(1);
         let slot = Slot::park(&self.around.acceptor, &self.doorway, fd, Some(listener));
         self.slots.insert(cookie, slot);
-    }
-
-    fn refuse(&mut self, id: u32, refusal: &Refusal) {
-        let Refusal { code, reason } = refusal;
-        self.around.counters.refuse(*code);
-        tracing::info!(tenant = %self.rules.tenant, id, ?code, reason, "refused a request of a shim");
-        self.status.send_modify(|status| {
-            status.refused_donations += 1;
-            status.last_refusal = Some(reason.clone());
-        });
-        self.send(&ToShim::Nack(Nack { id, code: *code, reason: reason.clone() }), None);
-    }
-
-    /// Without a session there is nobody to tell; whoever comes next is told everything.
-    fn send(&mut self, message: &ToShim, slot: Option<&Slot>) {
-        let Some(session) = &self.session else { return };
-        if let Err(error) = session.send(message, slot.map(AsFd::as_fd)) {
-            if error == rustix::io::Errno::AGAIN {
-                self.around.counters.sessions_unread.add(1);
-            }
-            tracing::info!(tenant = %self.rules.tenant, %error, "closing a control session that cannot be sent to");
-            self.end_session();
-        }
     }
 
     fn publish(&self) {
@@ -457,22 +383,5 @@ async fn receive(session: Option<&Session>, disposal: &Disposal) -> Option<Box<P
     match session {
         Some(session) => session.receive(disposal).await,
         None => std::future::pending().await,
-    }
-}
-
-fn out_of_order(reason: &str) -> Refusal {
-    Refusal::new(NackCode::OutOfOrder, reason)
-}
-
-/// For the refusals that custody decides, which knows no more than the code.
-fn reason(code: NackCode) -> &'static str {
-    match code {
-        NackCode::TooMany => "the tenant has as many listeners as it may have; close some",
-        NackCode::Unsupported => "this gateway takes no listeners or connections from this pod now; relay to otlp",
-        NackCode::Draining => "the pod has said BYE, and is being drained",
-        NackCode::FdMissing => "no descriptor arrived: the kernel or a security module left it out; relay to otlp",
-        NackCode::OutOfOrder => "not at this point of the conversation",
-        NackCode::ListenerDead => "the listener was shut down and is let go; close it, bind anew, donate again",
-        _ => "refused",
     }
 }

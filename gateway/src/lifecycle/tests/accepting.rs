@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use pillion_proto::control::{Mode, NackCode, ToGateway, ToShim};
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, sockopt};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
@@ -186,6 +187,51 @@ async fn a_listener_that_was_moved_off_loopback_serves_nobody() {
 
         assert_eq!(shim.donate(2, &good).await, Ok(()));
         assert_eq!(ask(good.local_addr().unwrap()).await, served("shop/cart"));
+    })
+    .await;
+}
+
+/// The variable that makes this program the one that runs out of descriptors: a limit is a whole process's.
+const POOR: &str = "PILLION_TEST_POOR";
+
+/// Scenario: the process may open ten more files, and fifty connections wait.
+/// Guarantees: accepting pauses, closes nothing, and leaves descriptors to the rest of the process; when there are more,
+/// all fifty are served.
+#[tokio::test]
+async fn without_descriptors_accepting_pauses_and_nothing_else_stops() {
+    if std::env::var_os(POOR).is_none() {
+        let name = "lifecycle::tests::accepting::without_descriptors_accepting_pauses_and_nothing_else_stops";
+        let mut poor = std::process::Command::new(std::env::current_exe().unwrap());
+        assert!(poor.args(["--exact", name, "--nocapture"]).env(POOR, "1").status().unwrap().success());
+        return;
+    }
+    within(async {
+        let ground = Ground::new();
+        let ([own, _other], ports) = listeners();
+        let dir = ground.site("shop/cart", ports);
+        let mut shim = Shim::connect(&dir);
+        shim.hello().await;
+        assert_eq!(shim.donate(1, &own).await, Ok(()));
+        let mut waiting = Vec::new();
+        for _ in 0..50 {
+            waiting.push(TcpStream::connect(own.local_addr().unwrap()).await.unwrap());
+        }
+        let rich = getrlimit(Resource::Nofile);
+        let next = std::os::fd::AsRawFd::as_raw_fd(&std::fs::File::open("/dev/null").unwrap());
+        let poor = Rlimit { current: Some(u64::try_from(next).unwrap() + 10), ..rich.clone() };
+        setrlimit(Resource::Nofile, poor).unwrap();
+        shim.send(&ToGateway::Ready, &[]);
+        let counters = ground.lifecycle.counters();
+        while counters.starved.value() == 0 {
+            tokio::task::yield_now().await;
+        }
+        std::fs::File::open("/dev/null").expect("the reserve is for this");
+
+        setrlimit(Resource::Nofile, rich).unwrap();
+        for stream in &mut waiting {
+            assert_eq!(hear(stream).await, served("shop/cart"));
+        }
+        assert_eq!(counters.connections.value(), 50);
     })
     .await;
 }

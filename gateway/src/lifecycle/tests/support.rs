@@ -10,7 +10,7 @@ use std::sync::{Arc, Barrier, Once};
 use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
-use pillion_proto::control::{Capabilities, Hello, MESSAGE_BYTES_MAX, Nack, ToGateway, ToShim, VERSION, Welcome};
+use pillion_proto::control::{Capabilities, Hello, MESSAGE_BYTES_MAX, Nack, ToGateway, ToShim, VERSION};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -239,7 +239,6 @@ pub(super) struct Shim {
 
 /// What HELLO was answered with.
 pub(super) struct Greeting {
-    pub(super) welcome: Welcome,
     pub(super) returned: Vec<(SocketAddr, OwnedFd)>,
 }
 
@@ -286,12 +285,12 @@ impl Shim {
 
     pub(super) async fn hello(&mut self) -> Greeting {
         self.send(&hello(), &[]);
-        let Some((ToShim::Welcome(welcome), None)) = self.receive().await else { panic!("WELCOME comes first") };
+        let Some((ToShim::Welcome(_), None)) = self.receive().await else { panic!("WELCOME comes first") };
         let mut returned = Vec::new();
         loop {
             match self.receive().await {
                 Some((ToShim::Return { address }, Some(fd))) => returned.push((address, fd)),
-                Some((ToShim::Returned, None)) => return Greeting { welcome, returned },
+                Some((ToShim::Returned, None)) => return Greeting { returned },
                 other => panic!("{other:?} between WELCOME and RETURNED"),
             }
         }
