@@ -18,12 +18,18 @@ pub mod validate;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use crate::sys::signal;
+
 /// Runs the command; `args` begins with the program's name.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
     match cli::parse(args.iter().cloned()) {
         Err(stop) => stop.print(),
-        Ok(cli::Command::Shim(shim)) => pillion_shim::main(shim.into_iter()),
+        Ok(cli::Command::Shim(shim)) => {
+            // A standalone supervisor has blocked them for itself. The shim takes those that it wants; the rest must end it.
+            let _ = signal::unblock_all();
+            pillion_shim::main(shim.into_iter())
+        }
         Ok(cli::Command::Validate(validate)) => validate::run(&validate),
         Ok(cli::Command::Send(send)) => send::run(&send),
         Ok(cli::Command::Worker(worker)) => supervisor::worker(worker),

@@ -22,7 +22,7 @@ use super::node::{self, WorkerOptions};
 use super::standalone::{self, Site};
 use super::validate;
 use crate::config::Config;
-use crate::sys::signal::Signals;
+use crate::sys::signal::{self, Signals};
 
 /// What this program is, whatever has become of the file since.
 pub(super) const SELF: &str = "/proc/self/exe";
@@ -95,12 +95,13 @@ impl Supervisor {
             // Another one than the first: of two equal signals that wait, the kernel delivers one.
             Effect::HurryWorker => self.signal_worker(Signal::INT),
             Effect::KillWorker => self.signal_worker(Signal::KILL),
-            Effect::StartShim => {
-                if let Err(error) = self.site.as_mut().map_or(Ok(()), Site::start_shim) {
+            Effect::StartShim => match self.site.as_mut().map_or(Ok(()), Site::start_shim) {
+                Ok(()) => say("the shim was started again"),
+                Err(error) => {
                     say(&format!("the shim cannot be started: {error}"));
                     return Some(Event::ShimEnded);
                 }
-            }
+            },
             Effect::StopShim => self.site.iter().for_each(Site::stop_shim),
             Effect::KillShim => self.site.iter().for_each(Site::kill_shim),
         }
@@ -184,7 +185,8 @@ pub fn worker(args: WorkerArgs) -> ExitCode {
     const NAME: &CStr = c"pillion";
     // Also when the supervisor is killed: two gateways on one data directory would be one too many. The signal comes when
     // the supervisor's only thread ends. A parent that went before this line is found by the comparison after it.
-    if rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).is_err() {
+    let tied = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+    if tied.is_err() || signal::unblock_all().is_err() {
         return Exit::Failure.into();
     }
     let parent = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get().unsigned_abs());

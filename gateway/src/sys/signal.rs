@@ -1,7 +1,7 @@
 //! Signals as something to read, for a process without a runtime.
 //!
-//! Owns the descriptor. The signals stay blocked in the thread that took them, for the process's life; children are not
-//! affected, since the standard library starts them with an empty mask.
+//! Owns the descriptor. The signals stay blocked in the thread that took them, for the process's life; a child inherits that,
+//! and calls [`unblock_all`] before anything else.
 
 #![expect(
     unsafe_code,
@@ -64,6 +64,17 @@ impl Signals {
     }
 }
 
+/// Undoes in a child what its parent took: the mask outlives exec.
+pub(crate) fn unblock_all() -> io::Result<()> {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset initialises the live variable, which is then only read; the old mask is not asked for.
+    let outcome = unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, set.as_ptr(), std::ptr::null_mut())
+    };
+    if outcome == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(outcome)) }
+}
+
 impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
@@ -85,6 +96,10 @@ mod tests {
         let outcome = unsafe { libc::pthread_kill(libc::pthread_self(), libc::SIGWINCH) };
         assert_eq!(outcome, 0);
         assert_eq!(signals.next().expect("readable"), Some(libc::SIGWINCH));
+        assert_eq!(signals.next().expect("readable"), None);
+        unblock_all().expect("a valid mask");
+        // SAFETY: as above. Nobody takes it any more: it is ignored, as by default.
+        unsafe { libc::pthread_kill(libc::pthread_self(), libc::SIGWINCH) };
         assert_eq!(signals.next().expect("readable"), None);
     }
 }
