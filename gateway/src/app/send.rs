@@ -87,14 +87,14 @@ async fn send(args: &SendArgs) -> Result<(), String> {
         }
         Ok(())
     };
-    tokio::pin!(connection);
+    tokio::pin!(requests);
     tokio::select! {
-        outcome = requests => outcome,
-        ended = &mut connection => Err(match ended {
-            Ok(()) => format!("{endpoint} closed the connection"),
-            Err(error) => format!("{endpoint}: {error}"),
-        }),
+        biased;
+        outcome = &mut requests => return outcome,
+        // Its error is that of the request that is under way. A server may also close behind its last answer.
+        _ = connection => {}
     }
+    requests.await
 }
 
 /// One of each signal.
