@@ -5,7 +5,7 @@
 //! sealed, the lock released.
 //!
 //! - `format`, `record`, `footer`: the bytes on disk, with their pseudo-structs.
-//! - `log`: the writer's core, step by step; `appender` and `space` put records and files where they belong.
+//! - `log`: the writer's core, step by step, over a `group` of requests; `appender` and `space` put records and files where they belong.
 //! - `tenants`: who is known, how far each cursor is, and what that makes done.
 //! - `index`, `reader`, `scan`: finding records again, by the index or in spite of damage.
 //! - `recovery`: from files to a log.
@@ -17,6 +17,7 @@ mod directory;
 mod disk;
 mod footer;
 mod format;
+mod group;
 mod index;
 mod log;
 mod meta;
@@ -46,8 +47,9 @@ use crate::base::{Batch, DestinationName, Sequence, Signal, TenantId, TenantName
 
 use directory::Directory;
 use disk::RealDisk;
+use group::Request;
 use index::{Index, Wanted};
-use log::{Log, Request};
+use log::Log;
 use meta::MetaInbox;
 use meta::sled::SledMeta;
 use recovery::{RecoverError, Survey};

@@ -18,10 +18,10 @@ use std::sync::atomic::Ordering;
 
 use crc32c::crc32c_append;
 
-use super::Request;
 use super::disk::Disk;
 use super::footer::{self, ENTRY_BYTES, Entry, METADATA, RANGE_BYTES};
 use super::format::{SEGMENT_HEADER_BYTES, Seed, SegmentHeader, SegmentKey};
+use super::group::Request;
 use super::index::{Index, Segment, entry_of};
 use super::record::{self, Header, Kind};
 use super::space::{Failure, Space};

@@ -17,67 +17,19 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::SyncSender;
 
 use super::appender::{Appender, Fields, Source};
 use super::disk::Disk;
+use super::group::{Mail, Outcome, Request, arrival};
 use super::index::{Index, Segment};
 use super::meta::Update;
 use super::record::{self, Kind};
 use super::space::Failure;
 use super::stats::Stats;
 use super::tenants::{Registration, Tenants};
-use super::{Append, AppendError, Completion, CursorState, DeadLetter, Reply, TenantRecord};
-use crate::base::batch::Batch;
-use crate::base::handoff::{Arrival, Committed, Handoff};
-use crate::base::mailbox::Mailbox;
+use super::{Append, AppendError, CursorState, DeadLetter, TenantRecord};
+use crate::base::handoff::{Arrival, Handoff};
 use crate::base::{Sequence, TenantId};
-
-/// What the writer is asked for.
-#[derive(Debug)]
-pub(crate) enum Request {
-    /// Data.
-    Append(Append),
-    /// A tenant.
-    Register(TenantRecord, SyncSender<Result<TenantId, AppendError>>),
-    /// Cursors.
-    Checkpoint(Vec<CursorState>),
-    /// A refusal.
-    DeadLetter(DeadLetter, Reply),
-}
-
-impl Request {
-    /// The payload of one of its parts.
-    pub(crate) fn payload(&self, part: usize) -> &[u8] {
-        match self {
-            Self::Append(append) => &append.parts[part].payload,
-            Self::DeadLetter(letter, _) => &letter.payload,
-            Self::Register(..) | Self::Checkpoint(_) => &[],
-        }
-    }
-
-    /// What it adds to the bytes that wait for the writer.
-    pub(crate) fn size(&self) -> usize {
-        const OVERHEAD: usize = 64;
-        let payload = match self {
-            Self::Append(append) => append.parts.iter().map(|part| part.payload.len() + OVERHEAD).sum(),
-            Self::DeadLetter(letter, _) => letter.payload.len(),
-            Self::Checkpoint(cursors) => cursors.iter().map(|cursor| OVERHEAD + cursor.beyond.len() * 8).sum(),
-            Self::Register(..) => 0,
-        };
-        payload + OVERHEAD
-    }
-}
-
-/// How a request ended.
-#[derive(Debug, Clone, Copy)]
-enum Outcome {
-    At(Sequence),
-    Registered(TenantId),
-    Refused(AppendError),
-    /// Told already: nothing is left to say.
-    Told(Sequence),
-}
 
 /// The log, open for appends.
 #[derive(Debug)]
@@ -494,44 +446,5 @@ impl<D: Disk> Log<D> {
         let segments = self.index.sealed_count() + usize::from(self.appender.is_open());
         self.stats.segments.store(segments as u64, Ordering::Relaxed);
         self.stats.disk_bytes.store(self.appender.space.disk_bytes(), Ordering::Relaxed);
-    }
-}
-
-fn arrival(batch: Batch, (previous, sequence): (Sequence, Sequence)) -> Arrival {
-    Arrival::Committed(Committed {
-        tenant: batch.tenant,
-        signal: batch.signal,
-        sequence,
-        previous,
-        items: u64::from(batch.items),
-        received_unix_ms: batch.received_unix_ms,
-        payload: Some(batch.payload),
-    })
-}
-
-/// Completions of one group, by mailbox: one wake each.
-#[derive(Debug, Default)]
-struct Mail(Vec<(Arc<Mailbox<Completion>>, Vec<Completion>)>);
-
-/// Mailboxes that are remembered from group to group, so that their lists need not be allocated again.
-const MAILBOXES_KEPT: usize = 32;
-
-impl Mail {
-    fn add(&mut self, reply: Option<Reply>, result: Result<Sequence, AppendError>) {
-        let Some(Reply { mailbox, ticket }) = reply else { return };
-        let completion = Completion { ticket, result };
-        match self.0.iter_mut().find(|(known, _)| Arc::ptr_eq(known, &mailbox)) {
-            Some((_, completions)) => completions.push(completion),
-            None => self.0.push((mailbox, vec![completion])),
-        }
-    }
-
-    fn post(&mut self) {
-        for (mailbox, completions) in self.0.iter_mut().filter(|(_, completions)| !completions.is_empty()) {
-            mailbox.post(completions.drain(..));
-        }
-        if self.0.len() > MAILBOXES_KEPT {
-            self.0.clear();
-        }
     }
 }

@@ -13,6 +13,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use super::CursorState;
 use crate::base::{DestinationName, TenantId};
@@ -74,6 +75,9 @@ pub(crate) fn load_or_discard(meta: &mut dyn Meta) -> (Option<Saved>, bool) {
     }
 }
 
+/// How much of the log's cursors sled may lack after a crash.
+const SAVE_INTERVAL: Duration = Duration::from_secs(1);
+
 /// The way from the writer to the thread that saves. Only the latest state of each cursor waits, so it stays small
 /// however long a save takes.
 #[derive(Debug, Default)]
@@ -113,7 +117,11 @@ impl MetaInbox {
     fn take(&self) -> Option<Update> {
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let is_idle = |waiting: &mut Waiting| waiting.cursors.is_empty() && !waiting.tenants_changed && !waiting.closed;
-        let mut waiting = self.changed.wait_while(waiting, is_idle).unwrap_or_else(PoisonError::into_inner);
+        let waiting = self.changed.wait_while(waiting, is_idle).unwrap_or_else(PoisonError::into_inner);
+        // The log has it already: what follows within a second is saved with it.
+        let is_open = |waiting: &mut Waiting| !waiting.closed;
+        let collected = self.changed.wait_timeout_while(waiting, SAVE_INTERVAL, is_open);
+        let mut waiting = collected.unwrap_or_else(PoisonError::into_inner).0;
         let update = Update {
             cursors: std::mem::take(&mut waiting.cursors).into_values().collect(),
             tenants_changed: std::mem::take(&mut waiting.tenants_changed),

@@ -10,7 +10,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::AppendError;
 use super::disk::Disk;
-use super::log::{Log, Request};
+use super::group::Request;
+use super::log::Log;
 use super::meta::MetaInbox;
 use super::stats::Stats;
 

@@ -248,7 +248,7 @@ fn the_inbox_is_bounded_by_bytes() {
     let inbox = Inbox::new(10_000);
     let append = |size: usize| {
         let batch = Batch { payload: vec![0; size].into(), ..batch(TenantId(1), 0) };
-        crate::queue::log::Request::Append(Append { parts: smallvec![batch], sync: true, reply: None })
+        crate::queue::group::Request::Append(Append { parts: smallvec![batch], sync: true, reply: None })
     };
     inbox.put(append(50_000)).expect("the first always fits");
     assert!(matches!(inbox.put(append(1)), Err((_, AppendError::Busy))));

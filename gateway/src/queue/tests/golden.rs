@@ -6,7 +6,7 @@ use crate::base::{Sequence, Signal, TenantId};
 use crate::queue::disk::Disk;
 use crate::queue::footer::METADATA;
 use crate::queue::format::SegmentKey;
-use crate::queue::log::Request;
+use crate::queue::group::Request;
 use crate::queue::record::Header;
 use crate::queue::scan::scan;
 use crate::queue::{DeadLetter, Reply};

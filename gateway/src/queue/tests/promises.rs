@@ -9,8 +9,8 @@ use crate::base::{Sequence, Signal, TenantId};
 use crate::queue::disk::Disk;
 use crate::queue::disk::sim::Faults;
 use crate::queue::format::SegmentKey;
+use crate::queue::group::Request;
 use crate::queue::index::Wanted;
-use crate::queue::log::Request;
 use crate::queue::record::{HEADER_BYTES, Header, stride};
 use crate::queue::{AppendError, DeadLetter, Reply};
 

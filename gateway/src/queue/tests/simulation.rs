@@ -10,7 +10,7 @@ use crate::base::{Sequence, TenantId};
 use crate::queue::disk::Disk;
 use crate::queue::disk::sim::Faults;
 use crate::queue::format::SegmentKey;
-use crate::queue::log::Request;
+use crate::queue::group::Request;
 use crate::queue::{Completion, CursorState, DeadLetter, Reply};
 
 /// Replays one seed instead of all.
