@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -200,7 +200,7 @@ impl Driver<'_> {
                 self.queue.append(Append { parts: smallvec![batch], sync: true, reply }).expect("it fits");
                 sent += 1;
             }
-            while let Poll::Pending = mailbox.poll_take(&mut Context::from_waker(&waker), &mut out) {
+            while mailbox.poll_take(&mut Context::from_waker(&waker), &mut out).is_pending() {
                 std::thread::park();
             }
             for completion in out.drain(..) {
