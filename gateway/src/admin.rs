@@ -13,9 +13,17 @@
 //! - `metrics` encodes snapshots for Prometheus; `process` reads what the kernel knows of this process.
 
 mod answer;
+mod balance;
 mod guard;
+mod html;
+mod metrics;
+mod process;
 mod route;
 mod server;
+mod view;
+
+#[cfg(test)]
+mod testing;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::Sources;
+use super::metrics::Series;
 use super::route;
 
 /// Open connections; more wait in the backlog.
@@ -53,6 +54,7 @@ pub struct Server {
 #[derive(Debug)]
 pub(super) struct Context {
     pub(super) sources: Sources,
+    pub(super) series: Series,
 }
 
 /// The two ends of a connection.
@@ -69,7 +71,7 @@ impl Server {
         listener.set_nonblocking(true)?;
         let accepting = TcpListener::from_std(listener)?;
         let stop = watch::Sender::new(false);
-        let context = Arc::new(Context { sources });
+        let context = Arc::new(Context { sources, series: Series::default() });
         let mut listener = JoinSet::new();
         listener.spawn(accept(accepting, context, stop.subscribe()));
         Ok(Self { address, stop, listener })

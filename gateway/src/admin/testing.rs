@@ -1,0 +1,162 @@
+//! A node that was made up, for the tests of this module.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use super::{Process, Readiness, Sources, TenantSource};
+use crate::base::stats::DeliveryStats;
+use crate::base::{DestinationName, Signal, TenantName};
+use crate::export::{DestinationSnapshot, TenantDelivery};
+use crate::lifecycle::SiteSnapshot;
+use crate::sink::Sink;
+use crate::{queue, tenant};
+
+/// What the tests vary.
+#[derive(Debug, Clone)]
+pub(super) struct Made {
+    pub(super) accepted: u64,
+    pub(super) error: String,
+    pub(super) reasons: Vec<String>,
+    pub(super) sink: Option<Arc<Sink>>,
+}
+
+impl Default for Made {
+    fn default() -> Self {
+        Self {
+            accepted: 100,
+            error: "UNAUTHENTICATED: the token has expired".to_owned(),
+            reasons: Vec::new(),
+            sink: None,
+        }
+    }
+}
+
+impl Made {
+    pub(super) fn sources(&self) -> Sources {
+        let (accepted, error, reasons) = (self.accepted, self.error.clone(), self.reasons.clone());
+        Sources {
+            process: Process {
+                started: UNIX_EPOCH + Duration::from_millis(1_700_000_000_500),
+                restarts: 2,
+                last_reason: Some("killed by \"SIGKILL\"\n\\".to_owned()),
+            },
+            readiness: Box::new(move || Box::pin(std::future::ready(Readiness::unless(reasons.clone())))),
+            tenants: Box::new(move || vec![web(), cart(accepted)]),
+            destinations: Box::new(move || destinations(&error)),
+            queue: Box::new(queue),
+            recovered: BTreeMap::from([(name("shop/cart"), [5, 0, 0]), (name("shop/gone"), [7, 0, 0])]),
+            sink: self.sink.clone(),
+        }
+    }
+}
+
+pub(super) fn name(text: &str) -> TenantName {
+    TenantName::parse(text).expect("a good name")
+}
+
+fn at(text: &str) -> DestinationName {
+    DestinationName(text.into())
+}
+
+fn cart(accepted: u64) -> TenantSource {
+    let figures = tenant::Snapshot {
+        pod_uid: Some("1d0c".to_owned()),
+        state: "serving",
+        connections: 2,
+        memory_used: 4096,
+        accepted: [accepted, 20, 3],
+        refused: [7, 0, 0],
+        refused_requests: [0, 0, 0, 4, 0, 0, 0],
+        overwritten: 6,
+        last_refusal: Some("over bytes_per_second".to_owned()),
+        ..figures("shop/cart")
+    };
+    let site = SiteSnapshot {
+        shim_connected: true,
+        mode: "donate".to_owned(),
+        listeners: vec!["127.0.0.1:4317".to_owned(), "127.0.0.1:4318".to_owned()],
+        refused_donations: 1,
+        last_refusal: Some("not a listener".to_owned()),
+    };
+    let routes = [vec![at("backend"), at("archive")], vec![at("archive")], vec![at("archive")]];
+    TenantSource { name: name("shop/cart"), figures, routes, site: Some(site) }
+}
+
+fn web() -> TenantSource {
+    let figures = tenant::Snapshot { state: "throttled", accepted: [50, 0, 0], ..figures("shop/web") };
+    TenantSource { name: name("shop/web"), figures, routes: Default::default(), site: None }
+}
+
+fn figures(name: &str) -> tenant::Snapshot {
+    tenant::Snapshot {
+        name: name.to_owned(),
+        pod_uid: None,
+        state: "attached",
+        worker: 1,
+        connections: 0,
+        memory_used: 0,
+        memory_guarantee: 512 * 1024,
+        memory_ceiling: 64 << 20,
+        accepted: [0; 3],
+        refused: [0; 3],
+        refused_requests: [0; 7],
+        requests: 12,
+        accepted_bytes: 12_000,
+        overwritten: 0,
+        slices: 5,
+        last_refusal: None,
+    }
+}
+
+fn destinations(error: &str) -> Vec<DestinationSnapshot> {
+    let archived = DeliveryStats::default();
+    archived.delivered[Signal::Traces.index()].add(100);
+    archived.delivered[Signal::Metrics.index()].add(20);
+    archived.dead_letters[Signal::Logs.index()].add(3);
+    archived.rejected[Signal::Traces.index()].add(2);
+    archived.retried[Signal::Traces.index()].add(4);
+    let (sent, gone) = (DeliveryStats::default(), DeliveryStats::default());
+    sent.delivered[Signal::Traces.index()].add(95);
+    gone.delivered[Signal::Traces.index()].add(2);
+    let tenant = |name: &str, queued_items, stats| TenantDelivery {
+        name: self::name(name),
+        queued_items,
+        stats: Arc::new(stats),
+    };
+    vec![
+        DestinationSnapshot {
+            name: at("archive"),
+            state: "ok",
+            last_error: None,
+            in_flight: 1,
+            requests: 40,
+            failures: 0,
+            tenants: vec![tenant("shop/cart", 5, archived)],
+        },
+        DestinationSnapshot {
+            name: at("backend"),
+            state: "broken",
+            last_error: Some(error.to_owned()),
+            in_flight: 0,
+            requests: 9,
+            failures: 4,
+            tenants: vec![tenant("shop/cart", 10, sent), tenant("shop/gone", 4, gone)],
+        },
+    ]
+}
+
+fn queue() -> queue::Snapshot {
+    queue::Snapshot {
+        segments: 3,
+        disk_bytes: 1 << 20,
+        commits: 11,
+        records: 13,
+        syncs: 12,
+        payload_bytes: 14_000,
+        damaged_records: 1,
+        dead_letters_dropped: 0,
+        poisoned: false,
+        full: true,
+    }
+}
