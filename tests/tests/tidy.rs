@@ -12,7 +12,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("sys", &[]),
     ("wire", &["base"]),
     ("config", &["base"]),
-    ("telemetry", &["base"]),
+    ("telemetry", &[]),
     ("pipeline", &["base", "wire"]),
     ("queue", &["base", "sys"]),
     ("sink", &["base", "wire"]),
