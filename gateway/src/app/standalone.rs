@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use self::shim::{Running, Shim};
 use super::cli::{Protocol, StandaloneArgs};
 use super::exit::{Exit, Refusal};
-use super::supervisor::say;
+use super::supervisor::timespec;
 use crate::base::{DestinationName, TenantName};
 use crate::config::{Config, ConfigError, Destination, DestinationKind, Ports, Tenant};
 
@@ -28,6 +28,8 @@ use crate::config::{Config, ConfigError, Destination, DestinationKind, Ports, Te
 const TENANT: &str = "local/app";
 const SINK: &str = "sink";
 const BACKEND: &str = "backend";
+/// How long a supervisor that was killed may take to vanish.
+const LOCK_GRACE: Duration = Duration::from_secs(1);
 /// How long the worker of a killed supervisor may take to vanish.
 const ORPHAN_GRACE: Duration = Duration::from_secs(5);
 
@@ -184,30 +186,23 @@ fn make_dir(dir: &Path) -> Result<(), Refusal> {
 /// Held until this process ends, however it ends, so that two terminals do not fight over one shim.
 fn lock(data_dir: &Path) -> Result<File, Refusal> {
     let path = data_dir.join("supervisor.lock");
-    let what = format!("cannot use {}", path.display());
-    let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
-    match file.as_mut().map(|file| file.try_lock()) {
-        Ok(Ok(())) => {}
-        Ok(Err(TryLockError::WouldBlock)) => {
-            let mut holder = String::new();
-            // Whoever has it has written its pid, or is about to.
-            let _ = file.as_mut().map(|file| file.take(32).read_to_string(&mut holder));
-            let dir = data_dir.display();
-            return Err(Refusal {
-                exit: Exit::DataDirLocked,
-                message: format!(
-                    "another `pillion standalone` (pid {}) uses {dir}\n       stop it, or choose another directory and other ports: \
-                     --data-dir DIR --grpc 14317 --http 14318 --admin 14380",
-                    if holder.trim().is_empty() { "unknown" } else { holder.trim() }
-                ),
-            });
-        }
-        Ok(Err(TryLockError::Error(error))) => return Err(unusable(&what, error)),
-        Err(_) => {}
+    let failed = |error| unusable(&format!("cannot use {}", path.display()), error);
+    let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+    if !locked_within(&file, LOCK_GRACE).map_err(failed)? {
+        let mut holder = String::new();
+        // Whoever has it has written its pid, or is about to.
+        let _ = (&file).take(32).read_to_string(&mut holder);
+        let holder = if holder.is_empty() { "unknown" } else { &holder };
+        let dir = data_dir.display();
+        return Err(Refusal {
+            exit: Exit::DataDirLocked,
+            message: format!(
+                "another `pillion standalone` (pid {holder}) uses {dir}\n       stop it, or choose another directory and other \
+                 ports: --data-dir DIR --grpc 14317 --http 14318 --admin 14380"
+            ),
+        });
     }
-    let mut file = file.map_err(|error| unusable(&what, error))?;
-    let written = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
-    written.map_err(|error| unusable(&what, error))?;
+    file.set_len(0).and_then(|()| write!(file, "{}", std::process::id())).map_err(failed)?;
     Ok(file)
 }
 
@@ -215,15 +210,25 @@ fn lock(data_dir: &Path) -> Result<File, Refusal> {
 ///
 /// Waits for that moment. If it is somebody else's, the worker finds out and says whose.
 fn await_orphan(data_dir: &Path) {
-    let Ok(lock) = File::open(data_dir.join("lock")) else { return };
-    let deadline = Instant::now() + ORPHAN_GRACE;
-    while let Err(TryLockError::WouldBlock) = lock.try_lock() {
-        if Instant::now() >= deadline {
-            return;
+    if let Ok(lock) = File::open(data_dir.join("lock")) {
+        // Let go of again at once: it is the worker's.
+        let _ = locked_within(&lock, ORPHAN_GRACE);
+    }
+}
+
+/// Whether the lock was to be had in this time. A process that was killed holds its locks until the kernel gets to it.
+fn locked_within(file: &File, time: Duration) -> io::Result<bool> {
+    let deadline = Instant::now() + time;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(true),
+            Err(TryLockError::Error(error)) => return Err(error),
+            Err(TryLockError::WouldBlock) if Instant::now() >= deadline => return Ok(false),
+            // A lock has no descriptor that tells when it is free, so this is a wait for nothing but the time.
+            Err(TryLockError::WouldBlock) => {
+                let _ = rustix::event::poll(&mut [], Some(&timespec(Duration::from_millis(10))));
+            }
         }
-        let step = super::supervisor::timespec(Duration::from_millis(10));
-        // A wait for nothing: a lock has no descriptor that tells when it is free.
-        let _ = rustix::event::poll(&mut [], Some(&step));
     }
 }
 
@@ -244,10 +249,11 @@ impl Site {
     }
 
     pub(super) fn shim_gone(&mut self) {
-        if self.running.take().is_some() {
-            let log = self.shim.log().display();
-            say(&format!("the shim ended ({log} says why, if it could)"));
-        }
+        self.running = None;
+    }
+
+    pub(super) fn shim_log(&self) -> &Path {
+        self.shim.log()
     }
 
     pub(super) fn stop_shim(&self) {

@@ -152,6 +152,9 @@ impl Supervisor {
         events.extend(self.reap());
         if shim_ended && let Some(site) = &mut self.site {
             site.shim_gone();
+            if self.core.phase() == Phase::Serving {
+                say(&format!("the shim ended ({} says why, if it could)", site.shim_log().display()));
+            }
             events.push(Event::ShimEnded);
         }
         events.push(Event::Tick);
@@ -222,7 +225,7 @@ fn end(status: WaitStatus) -> End {
 }
 
 /// The supervisor's log: stderr, beside the worker's.
-pub(super) fn say(message: &str) {
+fn say(message: &str) {
     eprintln!("pillion: {message}");
 }
 
