@@ -90,10 +90,10 @@ fn a_shim_outlives_its_gateway_and_is_adopted() {
 fn a_killed_shim_is_replaced_although_it_was_adopted() {
     let dir = tempfile::tempdir().expect("writable");
     let ports = Ports::free();
-    let process = start(dir.path(), &ports);
-    process.signal(Signal::KILL);
-    drop(process);
+    let killed = start(dir.path(), &ports);
+    killed.signal(Signal::KILL);
 
+    // At once, while the kernel may still be taking the killed ones down.
     let mut process = start(dir.path(), &ports);
     let old = locked_by(dir.path());
     kill(old, Signal::KILL);
