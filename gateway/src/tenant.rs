@@ -7,10 +7,12 @@
 //! - `registry` finds tenants, places them on workers, drains them.
 //! - `handle` is the outside of a tenant: what other threads hold.
 //! - `worker` is a thread with a runtime; `actor` is the one task of a tenant on it; `pace` is its slice of time.
-//! - `core` is the inside: budgets, and the way of a request to the queue; `waiters` are requests that wait for a commit.
+//! - `core` is the inside: budgets, and the way of a request to the queue; `admission` is what one request holds of them;
+//!   `waiters` are requests that wait for a commit.
 //! - `state` and `quota` decide, and are pure.
 
 mod actor;
+mod admission;
 mod core;
 mod handle;
 mod pace;
@@ -31,7 +33,8 @@ use std::rc::Rc;
 
 use futures_util::future::LocalBoxFuture;
 
-pub use self::core::{Admission, Core};
+pub use self::admission::Admission;
+pub use self::core::Core;
 pub use self::handle::{ConnectionPermit, Handle, Snapshot, budget};
 pub use self::pace::{PIECE_BYTES, Pace};
 pub use self::refused::Refused;

@@ -15,18 +15,18 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+use super::admission::{Admission, Receipt};
 use super::handle::{Handle, budget};
 use super::pace::{PIECE_BYTES, Pace};
 use super::quota::{Denied, Quota, Rate};
 use super::refused::Refused;
 use super::waiters::Waiters;
 use crate::base::handoff::{Arrival, Handoff};
-use crate::base::ledger::Guard;
 use crate::base::stats::Refusal;
 use crate::base::{AckPolicy, Batch, Signal};
 use crate::config::Policy;
@@ -90,25 +90,6 @@ struct Quotas {
     bytes: Quota,
     requests: Quota,
     refusals: Quota,
-}
-
-/// Budget of one request: its reservation in the ledger and what it took from the buckets.
-#[derive(Debug)]
-pub struct Admission {
-    core: Rc<Core>,
-    signal: Signal,
-    guard: Guard,
-    /// Bytes of message that were admitted.
-    bytes: u64,
-}
-
-/// What a request adds to the tenant's counters when it is committed, whoever still waits for it.
-#[derive(Debug)]
-pub(super) struct Receipt {
-    core: Rc<Core>,
-    signal: Signal,
-    items: u32,
-    bytes: u64,
 }
 
 impl Core {
@@ -176,16 +157,11 @@ impl Core {
             return Err(Refused::TooLarge { limit });
         }
         let now = Instant::now();
-        {
-            let mut quotas = self.quotas.borrow_mut();
-            quotas.requests.take(1, now).map_err(|denied| Refused::by_bucket(denied, limit))?;
-            if let Err(denied) = quotas.bytes.take(length, now) {
-                quotas.requests.refund(1);
-                return Err(Refused::by_bucket(denied, limit));
-            }
-        }
+        let taken = self.quotas.borrow_mut().requests.take(1, now);
+        taken.map_err(|denied| Refused::by_bucket(denied, limit))?;
+        self.take_bytes(length, now).inspect_err(|_| self.quotas.borrow_mut().requests.refund(1))?;
         match self.handle.account.reserve(length) {
-            Ok(guard) => Ok(Admission { core: self.clone(), signal, guard, bytes: length }),
+            Ok(guard) => Ok(Admission::new(self.clone(), signal, guard, length)),
             Err(_) => {
                 self.refund(length);
                 Err(self.out_of_memory())
@@ -230,7 +206,7 @@ impl Core {
     /// Sends one admitted message through the pipeline and to the queue. Resolves when the ack policy is met: nothing is
     /// acknowledged before its commit.
     pub async fn submit(self: &Rc<Self>, payload: Bytes, mut admission: Admission) -> Result<(), Refused> {
-        let signal = admission.signal;
+        let signal = admission.signal();
         let output = self.process(signal, payload, &mut admission).await?;
         self.handle.stats.overwritten.add(u64::from(output.overwritten));
         if output.parts.is_empty() {
@@ -239,13 +215,13 @@ impl Core {
         let bytes: u64 = output.parts.iter().map(|part| part.payload.len() as u64).sum();
         admission.cover(bytes)?;
         admission.settle(bytes);
-        let receipt = Receipt { core: self.clone(), signal, items: output.items, bytes };
-        let charged = admission.bytes;
+        let receipt = self.open_receipt(signal, output.items, bytes);
+        let charged = admission.bytes();
         let parts = admission.into_batches(self.handle.id, output);
         let ack = self.compiled.borrow().policy.ack;
         if ack == AckPolicy::Memory {
             self.outbox.borrow_mut().extend(parts.into_iter().map(Arrival::Volatile));
-            receipt.count(true);
+            receipt.settle(true);
             return Ok(());
         }
         self.append(parts, ack, receipt).await.map_err(|error| {
@@ -255,7 +231,6 @@ impl Core {
     }
 
     async fn append(&self, parts: SmallVec<[Batch; 1]>, ack: AckPolicy, receipt: Receipt) -> Result<(), AppendError> {
-        self.in_flight.set(self.in_flight.get() + 1);
         let (waiting, reply) = self.waiters.open(receipt);
         let append = Append { parts, sync: ack == AckPolicy::Durable, reply: Some(reply) };
         if let Err(error) = self.log.append(append) {
@@ -267,14 +242,19 @@ impl Core {
         waiting.await.map(|_sequence| ())
     }
 
-    fn refund(&self, bytes: u64) {
+    pub(super) fn take_bytes(&self, bytes: u64, now: Instant) -> Result<(), Refused> {
+        let taken = self.quotas.borrow_mut().bytes.take(bytes, now);
+        taken.map_err(|denied| Refused::by_bucket(denied, self.request_bytes_max()))
+    }
+
+    pub(super) fn refund(&self, bytes: u64) {
         let mut quotas = self.quotas.borrow_mut();
         quotas.requests.refund(1);
         quotas.bytes.refund(bytes);
     }
 
     /// The delay is what the tenant's own rate needs to pass what it holds now.
-    fn out_of_memory(&self) -> Refused {
+    pub(super) fn out_of_memory(&self) -> Refused {
         let rate = self.compiled.borrow().policy.limits.bytes_per_second.max(1);
         let delay = Duration::from_millis(self.handle.account.used().saturating_mul(1_000) / rate);
         Refused::Memory { delay: delay.clamp(MEMORY_DELAY_MIN, MEMORY_DELAY_MAX) }
@@ -346,6 +326,23 @@ impl Core {
     pub(super) fn is_flushed(&self) -> bool {
         self.in_flight.get() == 0
     }
+
+    /// The task looks again when the last one ends a drain.
+    pub(super) fn append_ended(&self) {
+        self.in_flight.set(self.in_flight.get() - 1);
+        if self.leaving.get()
+            && self.is_flushed()
+            && let Some(task) = &*self.task.borrow()
+        {
+            task.wake_by_ref();
+        }
+    }
+
+    /// Opens the account of one append: it is in flight until the receipt is settled.
+    pub(super) fn open_receipt(self: &Rc<Self>, signal: Signal, items: u32, bytes: u64) -> Receipt {
+        self.in_flight.set(self.in_flight.get() + 1);
+        Receipt::new(self.clone(), signal, items, bytes)
+    }
 }
 
 impl Refused {
@@ -363,92 +360,4 @@ impl Compiled {
         let plan = Plan::new(&handle.identity.attested(), &policy.enrich.attributes);
         Self { policy, plan }
     }
-}
-
-impl Admission {
-    /// Bytes of message admitted so far.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// The message turns out to be at least `total` bytes long: takes the difference from the quota, never waiting.
-    pub fn grow_to(&mut self, total: u64) -> Result<(), Refused> {
-        let Some(more) = total.checked_sub(self.bytes).filter(|more| *more > 0) else { return Ok(()) };
-        let limit = self.core.request_bytes_max();
-        if total > limit {
-            return Err(Refused::TooLarge { limit });
-        }
-        let taken = self.core.quotas.borrow_mut().bytes.take(more, Instant::now());
-        if let Err(denied) = taken {
-            self.core.refund(self.bytes);
-            return Err(Refused::by_bucket(denied, limit));
-        }
-        self.bytes = total;
-        Ok(())
-    }
-
-    /// Memory reserved now.
-    pub fn reserved(&self) -> u64 {
-        self.guard.bytes()
-    }
-
-    /// Makes the reservation at least `bytes`: by trying, never by waiting.
-    pub fn cover(&mut self, bytes: u64) -> Result<(), Refused> {
-        let missing = bytes.saturating_sub(self.guard.bytes());
-        if missing == 0 {
-            return Ok(());
-        }
-        self.guard.grow(missing).map_err(|_exhausted| {
-            self.core.refund(self.bytes);
-            self.core.out_of_memory()
-        })
-    }
-
-    /// Nothing but `bytes` is held for the request any more.
-    pub fn settle(&mut self, bytes: u64) {
-        self.guard.shrink_to(bytes);
-    }
-
-    /// Moves the reservation into the batches, where it ends at their commit.
-    fn into_batches(mut self, tenant: crate::base::TenantId, output: Output) -> SmallVec<[Batch; 1]> {
-        let received_unix_ms = unix_ms();
-        let batch = |part: crate::pipeline::Part| Batch {
-            tenant,
-            signal: self.signal,
-            items: part.items,
-            received_unix_ms,
-            guard: Some(self.guard.split(part.payload.len() as u64)),
-            payload: part.payload,
-        };
-        output.parts.into_iter().map(batch).collect()
-    }
-}
-
-impl Receipt {
-    /// An append of the tenant is over.
-    pub(super) fn settle(self, committed: bool) {
-        self.core.in_flight.set(self.core.in_flight.get() - 1);
-        if self.core.leaving.get()
-            && self.core.is_flushed()
-            && let Some(task) = &*self.core.task.borrow()
-        {
-            task.wake_by_ref();
-        }
-        self.count(committed);
-    }
-
-    fn count(&self, committed: bool) {
-        let stats = &self.core.handle.stats;
-        if committed {
-            stats.accepted[self.signal.index()].add(u64::from(self.items));
-            stats.accepted_bytes.add(self.bytes);
-        } else {
-            stats.refused[self.signal.index()].add(u64::from(self.items));
-        }
-    }
-}
-
-fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -16,7 +16,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use super::core::Receipt;
+use super::admission::Receipt;
 use crate::base::Sequence;
 use crate::base::mailbox::Mailbox;
 use crate::queue::{AppendError, Completion, Reply};
@@ -75,6 +75,13 @@ impl Waiters {
         let ticket = u64::from(entry.generation) << 32 | u64::from(index);
         let waiting = Waiting { waiters: self.clone(), index, finished: false };
         (waiting, Reply { mailbox: self.mailbox.clone(), ticket })
+    }
+
+    /// Gives up on everything: the worker ends. What commits later is counted by the next start's recovery.
+    pub(super) fn abandon(&self) {
+        // Dropped outside of the borrow: a receipt holds its tenant, which holds this.
+        let slots = self.slots.take();
+        drop(slots);
     }
 
     /// Takes what the writer has posted and settles it. `batch` is scratch space; the task is woken by the next post.
@@ -175,5 +182,57 @@ impl Drop for Waiting {
             Phase::Done(_) => slots.release(self.index),
             Phase::Free => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::base::Signal;
+    use crate::tenant::testing::{Bench, policy};
+
+    fn serve(
+        accepted: crate::tenant::Accepted,
+        _core: Rc<crate::tenant::Core>,
+    ) -> futures_util::future::LocalBoxFuture<'static, ()> {
+        async move { drop(accepted) }.boxed_local()
+    }
+
+    /// Scenario: three requests wait; one is answered, one is no longer waited for, one was refused by the queue; then their
+    /// slots are used again and the writer posts an answer a second time.
+    /// Guarantees: each settles its own account exactly once, and an answer never reaches the slot's next owner.
+    #[test]
+    fn every_request_is_settled_exactly_once() {
+        let bench = Bench::new(serve);
+        let handle = bench.attach("shop/cart", policy());
+        let core = bench.local_core(&handle);
+        let waiters: Rc<Waiters> = Rc::default();
+        let mut cx = Context::from_waker(Waker::noop());
+        let accepted = || handle.snapshot().accepted[Signal::Traces.index()];
+        let refused = || handle.snapshot().refused[Signal::Traces.index()];
+
+        let (mut answered, first) = waiters.open(core.open_receipt(Signal::Traces, 1, 0));
+        let (dropped, second) = waiters.open(core.open_receipt(Signal::Traces, 10, 0));
+        let (withdrawn, _third) = waiters.open(core.open_receipt(Signal::Traces, 100, 0));
+        drop(dropped);
+        withdrawn.withdraw().expect("no answer came").settle(false);
+        assert!(Pin::new(&mut answered).poll(&mut cx).is_pending());
+        let done = |ticket| Completion { ticket, result: Ok(Sequence(7)) };
+        first.mailbox.post([done(first.ticket), done(second.ticket)]);
+        waiters.poll(&mut cx, &mut Vec::new());
+
+        assert_eq!(Pin::new(&mut answered).poll(&mut cx), Poll::Ready(Ok(Sequence(7))));
+        assert_eq!((accepted(), refused(), core.is_flushed()), (11, 100, true));
+
+        let (mut next, _reply) = waiters.open(core.open_receipt(Signal::Traces, 1_000, 0));
+        first.mailbox.post([done(first.ticket), done(second.ticket), done(u64::MAX)]);
+        waiters.poll(&mut cx, &mut Vec::new());
+
+        assert!(Pin::new(&mut next).poll(&mut cx).is_pending(), "the answer is that of an earlier request");
+        assert_eq!(accepted(), 11);
+        drop(next);
+        bench.registry.close();
     }
 }

@@ -140,6 +140,8 @@ async fn run(mut orders: mpsc::Receiver<Order>, tools: Tools) {
         }
     })
     .await;
+    drop(tenants);
+    waiters.abandon();
 }
 
 fn reap(tenants: &mut JoinSet<()>, cx: &mut Context<'_>) {
