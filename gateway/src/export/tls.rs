@@ -20,8 +20,11 @@ pub(crate) struct TlsClient {
     settings: Tls,
     name: ServerName<'static>,
     alpn: Vec<Vec<u8>>,
-    cached: RefCell<Option<(Vec<Option<Stamp>>, Arc<ClientConfig>)>>,
+    cached: RefCell<Option<Cached>>,
 }
+
+/// What was built, and of which files.
+type Cached = (Vec<Option<Stamp>>, Arc<ClientConfig>);
 
 impl TlsClient {
     /// Reads the files once, so that a mistake is found at the start.

@@ -201,11 +201,12 @@ async fn accept(
         let (kind, tls, shared) = (kind.clone(), tls.cloned(), shared.clone());
         connections.spawn_local(async move {
             match tls {
-                None => serve(kind, tcp, number, shared).await,
+                None => serve((kind, false), tcp, number, shared).await,
                 Some(tls) => {
                     // A client that does not trust us ends here.
                     let Ok(stream) = tokio_rustls::TlsAcceptor::from(tls).accept(tcp).await else { return };
-                    serve(kind, stream, number, shared).await;
+                    let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                    serve((kind, http2), stream, number, shared).await;
                 }
             }
         });
@@ -213,13 +214,15 @@ async fn accept(
 }
 
 async fn serve<T: AsyncRead + AsyncWrite + Unpin + 'static>(
-    kind: Kind,
+    (kind, http2): (Kind, bool),
     io: T,
     connection: usize,
     shared: Arc<(Mutex<State>, Condvar)>,
 ) {
     match kind {
         Kind::Grpc => serve_h2(io, connection, shared).await,
+        // As ALPN says: OTLP/HTTP comes over either.
+        Kind::Http if http2 => serve_h2(io, connection, shared).await,
         Kind::Http => {
             let service = hyper::service::service_fn(move |request| answer_http(request, connection, shared.clone()));
             // Its error is the client's going away, or the reset that the test asked for.
@@ -252,7 +255,11 @@ async fn serve_h2<T: AsyncRead + AsyncWrite + Unpin + 'static>(
             accepted = h2.accept() => {
                 let Some(Ok((request, respond))) = accepted else { return };
                 let shared = shared.clone();
-                requests.spawn_local(answer_grpc(request, respond, connection, shared));
+                if request.uri().path().ends_with("/Export") {
+                    requests.spawn_local(answer_grpc(request, respond, connection, shared));
+                } else {
+                    requests.spawn_local(answer_http2(request, respond, connection, shared));
+                }
             }
             Some(done) = requests.join_next() => {
                 if done.expect("no panic while answering") {
@@ -315,6 +322,26 @@ async fn answer_grpc(
         let _ = stream.send_trailers(trailers);
     }
     matches!(say, Say::GoAway)
+}
+
+/// OTLP/HTTP over HTTP/2: always what `Say::Ok` means.
+async fn answer_http2(
+    request: http::Request<h2::RecvStream>,
+    mut respond: h2::server::SendResponse<Bytes>,
+    connection: usize,
+    shared: Arc<(Mutex<State>, Condvar)>,
+) -> bool {
+    let (head, mut stream) = request.into_parts();
+    assert_eq!((head.uri.path(), head.headers.contains_key("host")), ("/v1/logs", false));
+    let mut body = BytesMut::new();
+    while let Some(Ok(piece)) = stream.data().await {
+        stream.flow_control().release_capacity(piece.len()).expect("just received");
+        body.extend_from_slice(&piece);
+    }
+    let say = decide(&shared, &body, head.headers, connection);
+    assert!(matches!(say, Say::Ok));
+    respond.send_response(Response::new(()), true).expect("the stream is open");
+    false
 }
 
 async fn answer_http(

@@ -136,8 +136,7 @@ fn a_tenant_that_chokes_the_backend_keeps_nobody_else_from_it() {
         node.commit(good, &[&name]);
     }
     backend.wait(|requests| unique(requests).len() == 200);
-    let snapshot = node.wait(|snapshot| count(&snapshot[0], |stats| &stats.delivered) == 200);
-    assert_eq!(queued(&snapshot), 200);
+    node.wait(|snapshot| count(&snapshot[0], |stats| &stats.delivered) == 200 && queued(snapshot) == 200);
     assert_eq!(node.stop(false).kept_items, 200);
 }
 

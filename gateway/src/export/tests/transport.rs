@@ -65,13 +65,13 @@ fn http_is_retried_and_its_connections_are_kept() {
     assert!(connections <= 9, "at most a window of connections and the one that was cut: {connections}");
 }
 
-/// Scenario: gRPC and HTTP over TLS with a private CA; the HTTP server offers only HTTP/1.1, or nothing at all.
+/// Scenario: gRPC and HTTP over TLS with a private CA; the HTTP server offers HTTP/2, only HTTP/1.1, or nothing at all.
 /// Guarantees: with the CA file everything arrives.
 #[test]
 fn tls_trusts_the_ca_file() {
-    for alpn in [&["h2"][..], &["http/1.1"], &[]] {
+    let table = [(true, &["h2"][..]), (false, &["h2"]), (false, &["http/1.1"]), (false, &[])];
+    for (over_grpc, alpn) in table {
         let (server, ca) = tls(alpn);
-        let over_grpc = alpn == ["h2"];
         let backend =
             if over_grpc { Backend::grpc_tls(server, |_| Say::Ok) } else { Backend::http_tls(server, |_| Say::Ok) };
         let dir = tempfile::tempdir().expect("a directory");
