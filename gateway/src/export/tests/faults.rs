@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::backend::{Backend, Request, Say, items};
 use super::node::{Node, count, grpc, http, queued};
 use super::{names, node};
-use crate::config::{Header, HeaderSource};
+use crate::config::{Header, HeaderSource, Retry};
 
 fn holds(request: &Request, text: &str) -> bool {
     request.items.iter().any(|item| item.contains(text))
@@ -124,12 +124,14 @@ fn every_item_survives_refusals_resets_and_goaways() {
 }
 
 /// Scenario: one tenant's data is always answered with UNAVAILABLE, as if the backend choked on it.
-/// Guarantees: the others get through, and nothing of the first is dropped.
+/// Guarantees: the others get through, the first one is tried at the pace of its backoff, and nothing of it is dropped.
 #[test]
 fn a_tenant_that_chokes_the_backend_keeps_nobody_else_from_it() {
     let dir = tempfile::tempdir().expect("a directory");
     let backend = Backend::grpc(|request| if holds(request, "choke") { Say::Status(14, None) } else { Say::Ok });
-    let node = Node::start(dir.path(), vec![grpc(&backend)]);
+    let mut destination = grpc(&backend);
+    destination.retry = Retry { initial_interval: Duration::from_millis(200), max_interval: Duration::from_secs(1) };
+    let node = Node::start(dir.path(), vec![destination]);
     let (bad, good) = (node.tenant("n/bad"), node.tenant("n/good"));
     for name in names("good", 0..200) {
         node.commit(bad, &["choke"]);
@@ -137,6 +139,8 @@ fn a_tenant_that_chokes_the_backend_keeps_nobody_else_from_it() {
     }
     backend.wait(|requests| unique(requests).len() == 200);
     node.wait(|snapshot| count(&snapshot[0], |stats| &stats.delivered) == 200 && queued(snapshot) == 200);
+    let tries = backend.wait(|_| true).iter().filter(|request| holds(request, "choke")).count();
+    assert!(tries < 150, "{tries} tries: without a pause there would be thousands");
     assert_eq!(node.stop(false).kept_items, 200);
 }
 

@@ -1,10 +1,13 @@
 //! What is held in memory, and what is only there.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::backend::{Backend, Say, items};
 use super::names;
-use super::node::{Node, count, grpc, queued};
+use super::node::{Node, count, destination, grpc, queued};
+use crate::config::DestinationKind;
+use crate::sink::Sink;
 
 /// Scenario: a destination is down while far more is committed than may be in memory; then it works.
 /// Guarantees: memory stays below the destination's share all the time; everything arrives afterwards, from the log.
@@ -30,6 +33,33 @@ fn memory_is_bounded_while_a_destination_is_down() {
     assert_eq!(items(&requests).into_iter().collect::<BTreeSet<_>>().len(), 1_600);
     node.wait(|snapshot| queued(snapshot) == 0);
     assert!(node.held_bytes() <= SHARE);
+    node.stop(false);
+}
+
+/// Scenario: a destination takes requests and does not answer, so that memory fills up to its share; then it fails.
+/// Guarantees: what it no longer takes is forgotten, down to a small rest, and read again when it works.
+#[test]
+fn a_destination_that_fails_gives_its_memory_back() {
+    const SHARE: usize = 2 << 20;
+    let dir = tempfile::tempdir().expect("a directory");
+    let backend = Backend::grpc(|_| Say::Hang);
+    let mut destination = grpc(&backend);
+    destination.timeout = Duration::from_millis(500);
+    let node = Node::with_buffer(dir.path(), vec![destination], SHARE);
+    let tenants: Vec<_> = (0..4).map(|number| node.tenant(&format!("n/t{number}"))).collect();
+    let filler = "x".repeat(30_000);
+    for name in names("a", 0..40) {
+        for id in &tenants {
+            node.commit(*id, &[&format!("{}-{name}{filler}", id.0)]);
+        }
+    }
+    node.wait_for_memory(|held| held > SHARE / 4);
+    backend.now(|_| Say::Status(14, None));
+    node.wait_for_memory(|held| held <= SHARE / 8);
+
+    backend.now(|_| Say::Ok);
+    let requests = backend.wait(|requests| items(requests).len() >= 160);
+    assert_eq!(items(&requests).into_iter().collect::<BTreeSet<_>>().len(), 160);
     node.stop(false);
 }
 
@@ -92,4 +122,46 @@ fn a_drain_puts_ack_memory_into_the_log() {
     let node = Node::start(dir.path(), vec![grpc(&backend)]);
     assert_eq!(backend.wait_for(50), expected);
     node.stop(false);
+}
+
+/// Scenario: the drain comes while a whole window of ack memory is in flight without an answer, and more waits.
+/// Guarantees: all of it is in the log when the drain ends, at its deadline.
+#[test]
+fn a_drain_puts_what_is_in_flight_into_the_log() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let backend = Backend::grpc(|_| Say::Hang);
+    let node = Node::start(dir.path(), vec![grpc(&backend)]);
+    let id = node.tenant("a/a");
+    let filler = "x".repeat(70_000);
+    let expected: Vec<_> = names("a/a", 0..12).into_iter().map(|name| format!("{name}{filler}")).collect();
+    expected.iter().for_each(|name| node.volatile(id, &[name]));
+    backend.wait(|requests| requests.len() == 8);
+    assert_eq!(node.stop_within(false, Duration::from_secs(1)).delivered_items, 0);
+
+    backend.now(|_| Say::Ok);
+    let node = Node::start(dir.path(), vec![grpc(&backend)]);
+    assert_eq!(backend.wait_for(12), expected);
+    node.stop(false);
+}
+
+/// Scenario: the destination is the embedded sink; durable and ack memory batches of two tenants; a restart.
+/// Guarantees: each item is counted once, and nothing is left in the queue.
+#[test]
+fn the_sink_counts_everything_once() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let sink = Sink::open(&dir.path().join("sink")).expect("it opens");
+    for life in 0..2 {
+        let destinations = vec![destination(DestinationKind::Sink)];
+        let node = Node::with(&dir.path().join("data"), destinations, 1 << 20, Some(sink.clone()));
+        for tenant in ["a/a", "b/b"] {
+            let id = node.tenant(tenant);
+            names(tenant, 0..50).iter().for_each(|name| node.commit(id, &[name]));
+            names(tenant, 50..100).iter().for_each(|name| node.volatile(id, &[name]));
+        }
+        let delivered = (life + 1) * 200;
+        let in_sink = || sink.view(0).totals.logs;
+        node.wait(|snapshot| queued(snapshot) == 0 && in_sink() == delivered);
+        node.stop(false);
+        assert_eq!(in_sink(), delivered);
+    }
 }

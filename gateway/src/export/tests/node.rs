@@ -14,6 +14,7 @@ use crate::base::{Batch, DestinationName, Signal, TenantId, TenantName};
 use crate::config::{Compression, Destination, DestinationKind, Retry, Tls};
 use crate::export::{Deps, DestinationSnapshot, DrainReport, Exporter, Route};
 use crate::queue::{Append, Completion, Config, Queue, Recovery, Reply, TenantRecord};
+use crate::sink::Sink;
 
 /// Longer than any test takes.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -59,6 +60,15 @@ impl Node {
     }
 
     pub(crate) fn with_buffer(dir: &Path, destinations: Vec<Destination>, buffer_bytes_max: usize) -> Self {
+        Self::with(dir, destinations, buffer_bytes_max, None)
+    }
+
+    pub(crate) fn with(
+        dir: &Path,
+        destinations: Vec<Destination>,
+        buffer_bytes_max: usize,
+        sink: Option<Arc<Sink>>,
+    ) -> Self {
         let handoff = Arc::new(Handoff::new(1 << 20));
         let config = Config {
             data_dir: dir.to_owned(),
@@ -72,7 +82,7 @@ impl Node {
             queue: queue.clone(),
             handoff: handoff.clone(),
             destinations: names.iter().cloned().zip(destinations).collect::<BTreeMap<_, _>>(),
-            sink: None,
+            sink,
             buffer_bytes_max,
         };
         let exporter = Exporter::start(deps).expect("it starts");
@@ -139,6 +149,11 @@ impl Node {
         }
     }
 
+    /// Waits until the bytes in memory satisfy the test.
+    pub(crate) fn wait_for_memory(&self, enough: impl Fn(usize) -> bool) {
+        self.wait(|_| enough(self.held_bytes()));
+    }
+
     /// Bytes in memory for all destinations.
     pub(crate) fn held_bytes(&self) -> usize {
         self.exporter.gauges.iter().map(|gauge| gauge.held_bytes.load(std::sync::atomic::Ordering::Relaxed)).sum()
@@ -146,7 +161,12 @@ impl Node {
 
     /// Ends export and queue.
     pub(crate) fn stop(self, deliver: bool) -> DrainReport {
-        let report = self.exporter.drain(deliver, Instant::now() + PATIENCE);
+        self.stop_within(deliver, PATIENCE)
+    }
+
+    /// Ends export and queue, with a deadline that matters.
+    pub(crate) fn stop_within(self, deliver: bool, length: Duration) -> DrainReport {
+        let report = self.exporter.drain(deliver, Instant::now() + length);
         self.queue.close().expect("closed");
         report
     }
