@@ -281,6 +281,25 @@ fn a_tenants_number_is_its_own_for_ever() {
     assert!(register(&mut world, &record) > other);
 }
 
+/// Scenario: a cursor that was saved is followed by one that is behind it, as from a late or repeated checkpoint.
+/// Guarantees: it does not go back, now or after a start: what it passed may be gone already.
+#[test]
+fn a_cursor_never_goes_back() {
+    let (mut world, tenant) = world();
+    let first = world.append(tenant, true, &[10]).expect("there is room");
+    let last = world.append(tenant, true, &[10]).expect("there is room");
+    world.acknowledge(tenant, last);
+    world.acknowledge(tenant, first);
+    let kept = |world: &World| {
+        let tenant = world.log.tenants.find(tenant).expect("it is known");
+        tenant.cursors.values().map(|cursor| cursor.acknowledged).collect::<Vec<_>>()
+    };
+    assert_eq!(kept(&world), [last; 2]);
+    world.acknowledge(tenant, last);
+    world.restart(Crash::Kill, false);
+    assert_eq!(kept(&world), [last; 2]);
+}
+
 /// Scenario: dead letters of long ago keep segments, and the log becomes full.
 /// Guarantees: they stay as long as there is room; then the oldest go, counted, and intake goes on.
 #[test]
