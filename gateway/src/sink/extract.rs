@@ -288,5 +288,9 @@ fn hex(bytes: &[u8]) -> String {
 
 /// At most `max` bytes and a sign that something is missing.
 fn cut(text: &str, max: usize) -> String {
-    if text.len() <= max { text.to_owned() } else { format!("{}…", &text[..text.floor_char_boundary(max)]) }
+    if text.len() <= max {
+        return text.to_owned();
+    }
+    let end = (0..=max).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
+    format!("{}…", &text[..end])
 }
