@@ -145,3 +145,20 @@ fn the_banner_says_where_to_send_how_to_try_and_where_to_look() {
         assert!(text.contains(part), "{part}: {text}");
     }
 }
+
+/// Scenario: somebody else has the lock; then lets go of it while it is waited for.
+/// Guarantees: without time to wait it is refused, with time it is had as soon as it is free.
+#[test]
+fn a_lock_is_waited_for_as_long_as_it_was_given() {
+    let dir = tempfile::tempdir().expect("writable");
+    let path = dir.path().join("lock");
+    let holder = File::create(&path).expect("writable");
+    holder.try_lock().expect("nobody else knows it");
+    let file = File::open(&path).expect("readable");
+    assert!(!locked_within(&file, Duration::ZERO).expect("lockable"));
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| locked_within(&file, Duration::from_secs(60)).expect("lockable"));
+        drop(holder);
+        assert!(waiter.join().expect("no panic"));
+    });
+}
