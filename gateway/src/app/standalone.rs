@@ -1,7 +1,7 @@
 //! A gateway and a pod's shim on one machine, without root and without a configuration file.
 //!
 //! Owns what a person at a terminal meets: the configuration made of flags, the check that the ports are free and who has them
-//! if not, the shim's process ([`shim`]), and the banner. Runs in the supervisor, but for [`config`] and [`banner`], which
+//! if not, the shim's process (`shim`), and the banner. Runs in the supervisor, but for [`config`] and [`banner`], which
 //! the worker uses. Nothing here sees data.
 
 mod ports;

@@ -2,7 +2,7 @@
 //!
 //! Owns two processes and no data: no runtime, no thread, no configuration. A worker is this program again, with
 //! `worker --supervisor PID ... --` before the same arguments. It dies with its supervisor, and it is in a process group of
-//! its own, so that a Ctrl-C reaches it through here and once. Ends when [`core`] says so, with the worker's status.
+//! its own, so that a Ctrl-C reaches it through here and once. Ends when `core` says so, with the worker's status.
 
 mod core;
 
