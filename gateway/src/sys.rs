@@ -47,25 +47,19 @@ pub(crate) fn netns_cookie(socket: impl AsFd) -> io::Result<u64> {
 
 /// How many bytes must have arrived before a socket counts as readable. Inherited from the listener, which a pod sets.
 pub(crate) fn set_receive_low_water(socket: impl AsFd, bytes: u16) -> io::Result<()> {
-    set_int(socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT, libc::c_int::from(bytes))
+    set_int(socket, libc::SO_RCVLOWAT, libc::c_int::from(bytes))
 }
 
 /// Makes the kernel refuse descriptors that peers of this Unix socket, or of connections accepted from it, try to pass.
 /// ENOPROTOOPT before Linux 6.16.
 pub(crate) fn refuse_descriptors(socket: impl AsFd) -> io::Result<()> {
-    set_int(socket, libc::SOL_SOCKET, SO_PASSRIGHTS, 0)
+    set_int(socket, SO_PASSRIGHTS, 0)
 }
 
 /// Registers a descriptor with the runtime, to wait until it is readable. On failure it is given back.
 pub(crate) fn readable(fd: OwnedFd) -> Result<AsyncFd<OwnedFd>, (OwnedFd, io::Error)> {
     // SAFETY: an OwnedFd is open and refers to one file for as long as it lives, and always returns the same number.
     unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(|error| error.into_parts())
-}
-
-/// An option of IP that only tests need.
-#[cfg(test)]
-pub(crate) fn set_ip_option(socket: impl AsFd, option: libc::c_int, value: u32) -> io::Result<()> {
-    set_int(socket, libc::IPPROTO_IP, option, value.cast_signed())
 }
 
 /// Makes 127.0.0.1 reachable in a network namespace that a test has just made.
@@ -83,10 +77,11 @@ pub(crate) fn bring_loopback_up() -> io::Result<()> {
     if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-fn set_int(socket: impl AsFd, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+fn set_int(socket: impl AsFd, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
     let length = libc::socklen_t::try_from(size_of::<libc::c_int>()).expect("4 fits");
     // SAFETY: the descriptor is open while it is borrowed, and the pointer is to a live integer of the length given.
-    let outcome =
-        unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, option, (&raw const value).cast(), length) };
+    let outcome = unsafe {
+        libc::setsockopt(socket.as_fd().as_raw_fd(), libc::SOL_SOCKET, option, (&raw const value).cast(), length)
+    };
     if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
