@@ -142,3 +142,62 @@ impl AsyncWrite for Wire {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::task::Waker;
+
+    use futures_util::FutureExt;
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+    use crate::tenant::testing::{Bench, policy};
+
+    /// Scenario: bytes are there, but the tenant's slice is spent, then the tenant is held back, then neither.
+    /// Guarantees: nothing is read in the first two cases, so no loop of a protocol's implementation outlasts its slice; in
+    /// the first the reader has asked to be polled again, in the second only the end of the hold wakes it.
+    #[tokio::test]
+    async fn nothing_is_read_out_of_turn() {
+        let bench = Bench::new(crate::intake::serve);
+        let core = bench.local_core(&bench.attach("shop/cart", policy()));
+        let (mut peer, socket) = std::os::unix::net::UnixStream::pair().unwrap();
+        let mut wire = Wire::new(socket.into(), SocketKind::Unix, core.clone()).unwrap();
+        let begin = || core.begin_slice(Waker::noop());
+        peer.write_all(b"abc").unwrap();
+        let mut byte = [0; 1];
+        begin();
+        wire.read_exact(&mut byte).await.expect("within the slice");
+
+        while !core.pace().is_spent() {
+            std::hint::spin_loop();
+        }
+        let (waker, woken) = counting_waker();
+        let mut cx = Context::from_waker(&waker);
+        assert!(Box::pin(wire.read_exact(&mut byte)).poll_unpin(&mut cx).is_pending(), "the slice is spent");
+        assert_eq!(woken(), 1);
+
+        core.hold(true);
+        begin();
+        assert!(Box::pin(wire.read_exact(&mut byte)).poll_unpin(&mut cx).is_pending(), "the tenant is held");
+        assert_eq!(woken(), 1);
+
+        core.hold(false);
+        begin();
+        assert!(Box::pin(wire.read_exact(&mut byte)).poll_unpin(&mut cx).is_ready());
+        assert_eq!(&byte, b"b");
+        bench.registry.close();
+    }
+
+    fn counting_waker() -> (Waker, impl Fn() -> usize) {
+        #[derive(Default)]
+        struct Count(std::sync::atomic::AtomicUsize);
+        impl std::task::Wake for Count {
+            fn wake(self: std::sync::Arc<Self>) {
+                self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            }
+        }
+        let count = std::sync::Arc::new(Count::default());
+        (count.clone().into(), move || count.0.load(std::sync::atomic::Ordering::Relaxed))
+    }
+}

@@ -278,7 +278,7 @@ impl Core {
         self.compiled.replace(compiled);
     }
 
-    pub(super) fn hold(&self, held: bool) {
+    pub(crate) fn hold(&self, held: bool) {
         self.held.set(held);
         self.wake_connections();
     }

@@ -164,44 +164,6 @@ async fn too_many_refusals_leave_the_tenant_unread_for_a_moment() {
     pod.close().await;
 }
 
-/// Scenario: a peer sends PINGs as fast as it can and reads the answers.
-/// Guarantees: the tenant's task ends its slices: a neighbour on the same worker is served meanwhile.
-#[tokio::test]
-async fn a_flood_of_pings_does_not_hold_the_worker() {
-    let mut pod = Pod::new();
-    let socket = pod.connect();
-    let (mut read, mut write) = socket.into_split();
-    let mut flood = tokio::task::JoinSet::new();
-    flood.spawn(async move {
-        let ping = [&[0, 0, 8, 6, 0, 0, 0, 0, 0][..], &[7; 8]].concat().repeat(500);
-        let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
-        let start = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &settings].concat();
-        let mut sent = write.write_all(&start).await;
-        while sent.is_ok() {
-            sent = write.write_all(&ping).await;
-        }
-    });
-    flood.spawn(async move {
-        let mut scrap = vec![0; 64 << 10];
-        while read.read(&mut scrap).await.is_ok_and(|count| count > 0) {}
-    });
-    let neighbour = pod.bench.attach("shop/till", policy());
-    let (client, accepted) = pair(&neighbour);
-    neighbour.offer(accepted).expect("the inbox has room");
-    let (client, connection) = h2::client::handshake(client).await.unwrap();
-    flood.spawn(async move { drop(connection.await) });
-
-    for _ in 0..50 {
-        let answer = call(&client, Signal::Logs, "identity", &message(Signal::Logs, 1, 1)).await;
-        assert_eq!(answer.grpc_status(), 0);
-    }
-
-    flood.shutdown().await;
-    drop(client);
-    one_good_call(&mut pod).await;
-    pod.close().await;
-}
-
 /// Scenario: peers that vanish in the middle of a message, of each protocol.
 /// Guarantees: nothing of them is left in the ledger or among the open connections (checked at the end).
 #[tokio::test]
