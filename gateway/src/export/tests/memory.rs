@@ -136,7 +136,7 @@ fn a_drain_puts_what_is_in_flight_into_the_log() {
     let expected: Vec<_> = names("a/a", 0..12).into_iter().map(|name| format!("{name}{filler}")).collect();
     expected.iter().for_each(|name| node.volatile(id, &[name]));
     backend.wait(|requests| requests.len() == 8);
-    assert_eq!(node.stop_within(false, Duration::from_secs(1)).delivered_items, 0);
+    assert_eq!(node.stop_within(false, Duration::from_millis(500)).delivered_items, 0);
 
     backend.now(|_| Say::Ok);
     let node = Node::start(dir.path(), vec![grpc(&backend)]);
