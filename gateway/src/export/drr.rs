@@ -31,6 +31,22 @@ impl Drr {
         self.ring.push_back((lane, 0));
     }
 
+    /// Ends a lane's turn: what it tried failed, so the others come first.
+    pub(crate) fn step_back(&mut self, lane: u32) {
+        if let Some(index) = self.ring.iter().position(|(other, _)| *other == lane) {
+            self.ring.remove(index);
+            self.ring.push_back((lane, 0));
+        }
+    }
+
+    /// Makes it a lane's turn.
+    pub(crate) fn step_forward(&mut self, lane: u32) {
+        if let Some(entry) = self.ring.iter().position(|(other, _)| *other == lane).and_then(|at| self.ring.remove(at))
+        {
+            self.ring.push_front(entry);
+        }
+    }
+
     /// The lane whose head is to be taken next, paid for; `None` when every lane passes.
     pub(crate) fn next(&mut self, mut head: impl FnMut(u32) -> Head) -> Option<u32> {
         let mut passes = 0;
@@ -101,5 +117,20 @@ mod tests {
 
         let bytes = serve(&mut drr, &[0, 1_000, 1_000], 2_000);
         assert!(bytes[1].abs_diff(bytes[2]) <= QUANTUM + 1_000, "{bytes:?}");
+    }
+
+    /// Scenario: what a lane tried failed; another has just been read for a probe.
+    /// Guarantees: the first one's credit does not make it first again, and the second is next.
+    #[test]
+    fn a_failure_ends_the_turn() {
+        let mut drr = Drr::default();
+        (0..3).for_each(|lane| drr.enter(lane));
+        let small = |_| Head::Bytes(100);
+        assert_eq!(drr.next(small), Some(0));
+        assert_eq!(drr.next(small), Some(0), "its credit is not used up");
+        drr.step_back(0);
+        assert_eq!(drr.next(small), Some(1));
+        drr.step_forward(2);
+        assert_eq!(drr.next(small), Some(2));
     }
 }

@@ -258,7 +258,7 @@ impl Engine {
     }
 
     fn send_from(&mut self, index: usize) {
-        while self.may_send() && self.outlets[index].permits(self.now) {
+        while self.may_send() && self.outlets[index].permits(self.now) && !self.outlets[index].awaits_backlog() {
             match self.outlets[index].compose(&mut self.lanes, self.now) {
                 Some(Composed::Request(members)) => self.launch(index, members),
                 Some(Composed::Unsendable(member, error)) => self.bury(index, member, &error.to_string()),

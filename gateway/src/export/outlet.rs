@@ -80,6 +80,17 @@ pub(crate) struct Outlet {
     learned: Option<(usize, Instant)>,
     /// It would take a request, and nothing in memory may be sent.
     starved: bool,
+    /// Where the next probe of a resting destination comes from.
+    pub(crate) probe: Probe,
+}
+
+/// While a destination rests, most lanes have nothing in memory: probes alternate between those that have and those
+/// whose backlog is in the log, or one lane that the destination chokes on would be the only one ever tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Probe {
+    Memory,
+    Backlog,
+    Reading(u32),
 }
 
 /// What is next.
@@ -119,6 +130,7 @@ impl Outlet {
             message_max: usize::try_from(destination.max_message_bytes).unwrap_or(usize::MAX),
             learned: None,
             starved: false,
+            probe: Probe::Memory,
         }
     }
 
@@ -146,8 +158,23 @@ impl Outlet {
         let share = self.held_max / 4 / self.behind.len().max(1);
         let bytes = share.clamp(READ_BYTES_MIN, READ_BYTES_MAX);
         let room = self.held.get() == 0 || self.held.get() + bytes <= self.held_max;
-        let wanted = self.takes() || (self.permits(now) && self.starved);
+        let probes = self.starved || self.probe == Probe::Backlog;
+        let wanted = self.takes() || (self.permits(now) && probes);
         (room && wanted).then_some(bytes)
+    }
+
+    /// Whether the next probe is to be read from the log first.
+    pub(crate) fn awaits_backlog(&self) -> bool {
+        match self.probe {
+            Probe::Memory => false,
+            Probe::Backlog => !self.takes() && !self.behind.is_empty(),
+            Probe::Reading(_) => !self.takes(),
+        }
+    }
+
+    /// A probe failed: the next one comes from elsewhere.
+    pub(crate) fn turn_probe(&mut self) {
+        self.probe = if self.probe == Probe::Memory { Probe::Backlog } else { Probe::Memory };
     }
 
     /// Forgets what is in memory beyond a little, when it does not take anything.

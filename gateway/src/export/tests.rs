@@ -102,6 +102,7 @@ fn a_drain_delivers_or_keeps() {
         let id = node.tenant("a/a");
         names("a/a", 0..50).iter().for_each(|name| node.commit(id, &[name]));
         backend.wait(|requests| !requests.is_empty());
+        node.wait(|snapshot| queued(snapshot) == 50);
         if deliver {
             backend.now(|_| Say::Ok);
         }

@@ -9,6 +9,7 @@ use super::super::Route;
 use super::super::board::LaneGauge;
 use super::super::lane::Lane;
 use super::super::merge::{Key, Record};
+use super::super::outlet::Probe;
 use super::super::volatile::Stage;
 use super::{Engine, Filed, GATHER, GATHER_BYTES_MAX, READS_MAX, ReadDone};
 use crate::base::handoff::{Arrival, Committed};
@@ -261,6 +262,12 @@ impl Engine {
                 let Some(number) = self.outlets[index].behind.pop_front() else { break };
                 self.start_read(index, number, bytes);
             }
+            let outlet = &mut self.outlets[index];
+            if outlet.probe == Probe::Backlog && !outlet.takes() && outlet.permits(self.now) {
+                // Nobody had anything to read after all.
+                outlet.probe = Probe::Memory;
+                self.sweep = true;
+            }
         }
     }
 
@@ -277,7 +284,11 @@ impl Engine {
         }
         lane.reading = true;
         let (tenant, after, tail, queue) = (lane.tenant, lane.cursor.seen(), lane.tail, self.queue.clone());
-        let held = self.outlets[index].held.clone();
+        let outlet = &mut self.outlets[index];
+        if !outlet.takes() {
+            outlet.probe = Probe::Reading(number);
+        }
+        let held = outlet.held.clone();
         held.set(held.get() + bytes);
         self.reads.push(Box::pin(async move {
             let read = tokio::task::spawn_blocking(move || queue.read(tenant, after, bytes)).await;
@@ -292,7 +303,8 @@ impl Engine {
 
     pub(super) fn take_read(&mut self, done: ReadDone) {
         let Some(lane) = self.lanes.at(done.lane) else { return };
-        let held = &self.outlets[lane.outlet].held;
+        let index = lane.outlet;
+        let held = &self.outlets[index].held;
         held.set(held.get() - done.reserved);
         lane.reading = false;
         let before = lane.cursor.seen();
@@ -304,13 +316,19 @@ impl Engine {
                 tracing::warn!(tenant = lane.tenant.0, %error, "reading backlog from the log failed; trying again");
             }
         }
-        if lane.cursor.seen() == before && lane.wants_read() {
+        let fruitless = lane.cursor.seen() == before && lane.wants_read();
+        self.after_load(done.lane);
+        let outlet = &mut self.outlets[index];
+        if outlet.probe == Probe::Reading(done.lane) {
+            outlet.probe = Probe::Memory;
+            outlet.drr.step_forward(done.lane);
+        }
+        let Some(lane) = self.lanes.at(done.lane) else { return };
+        if fruitless {
             lane.rest(self.now + READ_PAUSE);
             self.alarms.push(std::cmp::Reverse(self.now + READ_PAUSE));
             self.resting.push(done.lane);
-            return;
         }
-        self.after_load(done.lane);
         self.leave_if_idle(done.lane);
     }
 }

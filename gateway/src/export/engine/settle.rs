@@ -157,11 +157,20 @@ impl Engine {
             self.put_back(member);
         }
         groups.into_iter().flatten().for_each(|member| self.put_back(member));
-        if !self.outlets[index].takes() {
-            self.outlets[index].trim(&mut self.lanes);
-            for number in self.outlets[index].lanes.clone() {
-                self.after_load(number);
-            }
+        self.end_turn(index, &lanes);
+    }
+
+    /// Lets others come first; while the destination rests, memory is given back.
+    fn end_turn(&mut self, index: usize, lanes: &[u32]) {
+        let outlet = &mut self.outlets[index];
+        lanes.iter().for_each(|number| outlet.drr.step_back(*number));
+        if outlet.takes() {
+            return;
+        }
+        outlet.turn_probe();
+        outlet.trim(&mut self.lanes);
+        for number in outlet.lanes.clone() {
+            self.after_load(number);
         }
     }
 
@@ -232,6 +241,7 @@ impl Engine {
             outlet.breaker.fail(sent, rest, &outlet.retry, self.now);
         }
         self.put_back(member);
+        self.end_turn(index, &[number]);
     }
 
     /// Takes a batch of ack memory out of the lane and appends it, so that it comes back with a place in the log.

@@ -17,6 +17,7 @@ use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
 use prost::Message as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, LocalSet};
 
 use crate::export::status::answers;
@@ -51,7 +52,7 @@ pub(crate) enum Say {
     Reset,
     /// Answer with success and say GOAWAY.
     GoAway,
-    /// Never answer.
+    /// No answer before the backend is told to do something else; then UNAVAILABLE or 503.
     Hang,
 }
 
@@ -61,6 +62,8 @@ struct State {
     requests: Vec<Request>,
     connections: usize,
     mind: Mind,
+    /// Closed when it is told to do something else.
+    changed: Arc<Semaphore>,
 }
 
 /// A running backend.
@@ -95,7 +98,7 @@ impl Backend {
     }
 
     fn start(kind: Kind, tls: Option<Arc<rustls::ServerConfig>>, mind: Mind) -> Self {
-        let state = State { requests: Vec::new(), connections: 0, mind };
+        let state = State { requests: Vec::new(), connections: 0, mind, changed: Arc::new(Semaphore::new(0)) };
         let shared = Arc::new((Mutex::new(state), Condvar::new()));
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let (bound, address) = std::sync::mpsc::sync_channel(1);
@@ -121,7 +124,9 @@ impl Backend {
 
     /// Changes what it does from now on.
     pub(crate) fn now(&self, mind: impl FnMut(&Request) -> Say + Send + 'static) {
-        self.shared.0.lock().expect("no panic").mind = Box::new(mind);
+        let mut state = self.shared.0.lock().expect("no panic");
+        state.mind = Box::new(mind);
+        std::mem::replace(&mut state.changed, Arc::new(Semaphore::new(0))).close();
     }
 
     /// Waits until the requests so far satisfy the test, and returns them.
@@ -233,14 +238,27 @@ async fn serve<T: AsyncRead + AsyncWrite + Unpin + 'static>(
     }
 }
 
-fn decide(shared: &(Mutex<State>, Condvar), message: &[u8], headers: HeaderMap, connection: usize) -> Say {
+fn decide(
+    shared: &(Mutex<State>, Condvar),
+    message: &[u8],
+    headers: HeaderMap,
+    connection: usize,
+) -> (Say, Arc<Semaphore>) {
     let mut state = shared.0.lock().expect("no panic");
     let mut request = Request { items: bodies(message), bytes: message.len(), headers, connection, accepted: false };
     let say = (state.mind)(&request);
     request.accepted = matches!(say, Say::Ok | Say::Partial(_) | Say::GoAway);
     state.requests.push(request);
     shared.1.notify_all();
-    say
+    (say, state.changed.clone())
+}
+
+/// What is to be said, when it is to be said.
+async fn settled((say, changed): (Say, Arc<Semaphore>)) -> Say {
+    let Say::Hang = say else { return say };
+    // It has no permits: this ends when it is closed.
+    assert!(changed.acquire().await.is_err());
+    Say::Status(14, None)
 }
 
 async fn serve_h2<T: AsyncRead + AsyncWrite + Unpin + 'static>(
@@ -286,7 +304,7 @@ async fn answer_grpc(
     let length = u32::from_be_bytes(body[1..5].try_into().expect("four bytes"));
     assert_eq!(length as usize, body.len() - 5, "one message of the length that it says");
     let message = decompressed(&head.headers, "grpc-encoding", &body[5..], body[0] == 1);
-    let say = decide(&shared, &message, head.headers, connection);
+    let say = settled(decide(&shared, &message, head.headers, connection)).await;
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", HeaderValue::from_static("0"));
     let mut answer = Bytes::from_static(&[0; 5]);
@@ -313,7 +331,7 @@ async fn answer_grpc(
             respond.send_reset(h2::Reason::INTERNAL_ERROR);
             return false;
         }
-        Say::Hang => std::future::pending().await,
+        Say::Hang => unreachable!("it has been waited for"),
     }
     let response = Response::builder().header("content-type", "application/grpc").body(()).expect("valid");
     // The client may have given up meanwhile.
@@ -338,7 +356,7 @@ async fn answer_http2(
         stream.flow_control().release_capacity(piece.len()).expect("just received");
         body.extend_from_slice(&piece);
     }
-    let say = decide(&shared, &body, head.headers, connection);
+    let (say, _) = decide(&shared, &body, head.headers, connection);
     assert!(matches!(say, Say::Ok));
     respond.send_response(Response::new(()), true).expect("the stream is open");
     false
@@ -356,7 +374,7 @@ async fn answer_http(
     let message = decompressed(&head.headers, "content-encoding", &body, encoded);
     let mut response = Response::new(Full::default());
     response.headers_mut().insert("content-type", HeaderValue::from_static("application/x-protobuf"));
-    match decide(&shared, &message, head.headers, connection) {
+    match settled(decide(&shared, &message, head.headers, connection)).await {
         Say::Ok | Say::GoAway => {}
         Say::Partial(rejected) => *response.body_mut() = Full::from(answers::partial(rejected, "some were bad")),
         Say::Status(code, _) => {
@@ -368,7 +386,7 @@ async fn answer_http(
             after.map(|after| response.headers_mut().insert("retry-after", HeaderValue::from_static(after)));
         }
         Say::Reset => return Err(std::io::Error::other("as the test says")),
-        Say::Hang => std::future::pending().await,
+        Say::Hang => unreachable!("it has been waited for"),
     }
     Ok(response)
 }

@@ -44,7 +44,7 @@ fn a_destination_that_fails_gives_its_memory_back() {
     let dir = tempfile::tempdir().expect("a directory");
     let backend = Backend::grpc(|_| Say::Hang);
     let mut destination = grpc(&backend);
-    destination.timeout = Duration::from_millis(500);
+    destination.timeout = Duration::from_secs(60);
     let node = Node::with_buffer(dir.path(), vec![destination], SHARE);
     let tenants: Vec<_> = (0..4).map(|number| node.tenant(&format!("n/t{number}"))).collect();
     let filler = "x".repeat(30_000);
