@@ -131,7 +131,7 @@ defaults:
     memory: {{guarantee: 256MiB, ceiling: 512MiB}}
     disk: {{guarantee: 1GiB, ceiling: 8GiB}}
 destinations:
-  backend: {{protocol: grpc, endpoint: \"http://{sink}\"}}
+  backend: {{protocol: grpc, endpoint: \"http://{sink}\", allow: [\"*\"]}}
 tenants:
   shop/cart: {{socket_dir: {dir}/cart, ports: {{grpc: {}, http: {}}}}}
 ",

@@ -9,7 +9,7 @@ use pillion_loadtest::payload;
 use pillion_tests::station::Station;
 
 const NODE: &str = env!("CARGO_BIN_EXE_pillion-node");
-const BACKEND: &str = "{protocol: grpc, endpoint: \"http://SINK\"}";
+const BACKEND: &str = "{allow: [\"*\"], protocol: grpc, endpoint: \"http://SINK\"}";
 
 /// Field 19,000 (reserved by no message of OTLP), length-delimited, with bytes that look like nothing.
 const UNKNOWN: &[u8] = &[0xc2, 0xa3, 0x09, 0x05, 0xff, 0x00, 0x7f, 0x80, 0x01];

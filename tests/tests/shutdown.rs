@@ -19,7 +19,7 @@ fn check(ack: &str) {
   admin: ADMIN
 defaults: {{destinations: [backend], ack: {ack}}}
 destinations:
-  backend: {{protocol: grpc, endpoint: \"http://{}\"}}
+  backend: {{allow: [\"*\"], protocol: grpc, endpoint: \"http://{}\"}}
 tenants:
   shop/cart: {{socket_dir: DIR/cart}}
 ",
