@@ -14,30 +14,17 @@ const EDGES: &[(&str, &[&str])] = &[
     ("config", &["base"]),
     ("telemetry", &[]),
     ("pipeline", &["base", "wire"]),
-    ("queue", &["base", "sys"]),
+    ("queue", &["base"]),
     ("sink", &["base", "wire"]),
     ("tenant", &["base", "config", "pipeline", "queue"]),
-    ("intake", &["base", "config", "pipeline", "tenant"]),
+    ("intake", &["base", "tenant"]),
     ("export", &["base", "config", "queue", "sink", "wire"]),
     ("lifecycle", &["base", "config", "sys", "tenant"]),
     ("admin", &["base", "export", "lifecycle", "queue", "sink", "tenant"]),
     // The composition root: only it names everything.
     (
         "app",
-        &[
-            "admin",
-            "base",
-            "config",
-            "export",
-            "intake",
-            "lifecycle",
-            "queue",
-            "sink",
-            "sys",
-            "telemetry",
-            "tenant",
-            "wire",
-        ],
+        &["admin", "base", "config", "export", "intake", "lifecycle", "queue", "sink", "sys", "telemetry", "tenant"],
     ),
 ];
 
