@@ -74,6 +74,7 @@ fn measure_arm(arm: &str, spans: u64, duration: Duration) -> Result<Row> {
     subject.settle(&sink)?;
 
     let before = measure::cpu_time(subject.pid)?;
+    let bytes_before = sink.bytes();
     let outcome = load(shape, &message)?;
     subject.settle(&sink)?;
     let cpu = measure::cpu_time(subject.pid)? - before;
@@ -84,6 +85,10 @@ fn measure_arm(arm: &str, spans: u64, duration: Duration) -> Result<Row> {
             outcome.refused,
             outcome.refused + outcome.accepted
         );
+    }
+    let (arrived, sent) = (sink.bytes() - bytes_before, outcome.accepted * message.len() as u64);
+    if arrived < sent {
+        bail!("{arm}, {spans} spans: {arrived} bytes arrived of {sent} that were acknowledged");
     }
     Ok(Row { cpu, spans: outcome.accepted * spans, outcome })
 }

@@ -15,6 +15,14 @@ struct Standalone {
     said: Lines,
 }
 
+impl Drop for Standalone {
+    fn drop(&mut self) {
+        // Already gone is what is wanted. Its shim ends by itself, a minute after it.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
 #[derive(Clone, Copy)]
 struct Addresses {
     grpc: SocketAddr,
