@@ -1,7 +1,7 @@
 //! Protobuf's wire format as far as OTLP needs it: tags, varints, lengths; and cutting a request at its items.
 //!
 //! Pure, no allocation on the reading side. Knows OTLP's field numbers, never its types. [`count`], [`resources`] and
-//! [`split`] read what was validated before: of anything else they make the best they can, and never panic.
+//! [`split()`] read what was validated before: of anything else they make the best they can, and never panic.
 
 use bytes::Bytes;
 

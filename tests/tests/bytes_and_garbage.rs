@@ -1,5 +1,7 @@
 //! What nobody decodes must not change; what cannot be decoded must be answered, and must not spoil the next request.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! The backend refuses while a pod goes on sending.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::time::Duration;
 
 use pillion_loadtest::sink::{Fault, Keep, Sink};

@@ -1,5 +1,7 @@
 //! A real SDK sends all three signals through the whole way.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::net::SocketAddr;
 use std::time::Duration;
 

@@ -1,5 +1,7 @@
 //! Two pods, each in its own network namespace, on one gateway.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::PathBuf;
 use std::time::Duration;
 

@@ -29,7 +29,7 @@ impl Kind {
     }
 }
 
-/// Nothing is loaded from anywhere; only the page relaxes it, see [`page_policy`].
+/// Nothing is loaded from anywhere; only the page relaxes it, see [`html`].
 const POLICY: &str = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// An answer with the headers that every one has.

@@ -1,7 +1,7 @@
 //! The worker: builds every part from the configuration, runs until it is told to stop, drains.
 //!
 //! Parts are built in the order in which data flows backwards, so that whatever takes data has somewhere to put it: queue,
-//! sink, export, tenants, and the sockets last. They end in the order in which it flows forwards ([`drain`]).
+//! sink, export, tenants, and the sockets last. They end in the order in which it flows forwards (`drain`).
 
 mod drain;
 mod views;

@@ -122,7 +122,7 @@ impl State {
         }
     }
 
-    /// When [`Event::Elapsed`] is due.
+    /// When `Event::Elapsed` is due.
     pub fn timer(self) -> Option<Instant> {
         match self {
             Self::Throttled { until } => Some(until),
