@@ -12,9 +12,10 @@ use rustix::net::sockopt;
 use crate::sys;
 use crate::tenant::SocketKind;
 
-/// Charged to the gateway, not to the pod. The kernel doubles both figures for its own bookkeeping.
-const RECEIVE_BUFFER_BYTES: usize = 256 * 1024;
-const SEND_BUFFER_BYTES: usize = 64 * 1024;
+/// Charged to the gateway's memory, not to the pod's, and covered by the fixed charge of a connection in the ledger. As
+/// large as HTTP/2's window at its start; the kernel doubles both figures for its own bookkeeping.
+const RECEIVE_BUFFER_BYTES: usize = 64 * 1024;
+const SEND_BUFFER_BYTES: usize = 16 * 1024;
 
 /// How long sent bytes may stay unacknowledged. On loopback only a frozen or vanished pod takes that long.
 const USER_TIMEOUT_MS: u32 = 30_000;

@@ -67,8 +67,8 @@ fn look(acceptor: &Acceptor, before: u64, counters: &Counters) -> u64 {
     if let Some(slot) = slot
         && acceptor.heartbeat.calls.load(Ordering::Acquire) == calls
     {
-        slot.shut_down();
         counters.watchdog_trips.add(1);
+        slot.shut_down();
     }
     calls
 }

@@ -112,7 +112,7 @@ async fn over_its_limit_a_pods_connections_wait_in_its_own_kernel() {
         while counters.pauses.value() == 0 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(counters.connections.value(), 2);
+        assert_eq!(ground.accepted("shop/cart"), 2);
 
         drop(open.remove(0));
         assert_eq!(hear(&mut open[1]).await, served("shop/cart"));
@@ -129,11 +129,18 @@ async fn a_full_inbox_delays_connections_and_closes_none() {
         let ([own, _other], ports) = listeners();
         let dir = ground.site(STALLED, ports);
         let _shim = Shim::serving(&dir, std::slice::from_ref(&own)).await;
-        let mut waiting = Vec::new();
-        for _ in 0..200 {
-            waiting.push(TcpStream::connect(own.local_addr().unwrap()).await.unwrap());
-        }
+        let address = own.local_addr().unwrap();
+        let mut waiting = vec![TcpStream::connect(address).await.unwrap()];
+        // READY has to leave this thread first.
+        ground.when(STALLED, |site| site.listeners.len() == 1).await;
         let counters = ground.lifecycle.counters();
+        while counters.connections.value() == 0 {
+            tokio::task::yield_now().await;
+        }
+        STALL.wait();
+        for _ in 1..200 {
+            waiting.push(TcpStream::connect(address).await.unwrap());
+        }
         while counters.connections_given_back.value() == 0 {
             tokio::task::yield_now().await;
         }
@@ -141,7 +148,7 @@ async fn a_full_inbox_delays_connections_and_closes_none() {
         for stream in &mut waiting {
             assert_eq!(hear(stream).await, served(STALLED));
         }
-        assert_eq!(counters.connections.value(), 200);
+        assert_eq!(ground.accepted(STALLED), 200);
     })
     .await;
 }
@@ -217,7 +224,7 @@ async fn without_descriptors_accepting_pauses_and_nothing_else_stops() {
         for stream in &mut waiting {
             assert_eq!(hear(stream).await, served("shop/cart"));
         }
-        assert_eq!(counters.connections.value(), 50);
+        assert_eq!(ground.accepted("shop/cart"), 50);
     })
     .await;
 }

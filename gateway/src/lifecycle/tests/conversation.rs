@@ -88,7 +88,7 @@ async fn nothing_is_accepted_before_ready() {
         assert_eq!(shim.donate(2, &own[1]).await, Ok(()));
         // The same acceptor would have taken the client first.
         assert_eq!(hear(&mut connect_otlp(&dir).await).await, "shop/cart unix\n");
-        assert_eq!(ground.lifecycle.counters().connections.value(), 1);
+        assert_eq!(ground.accepted("shop/cart"), 1);
 
         shim.send(&ToGateway::Ready, &[]);
         assert_eq!(hear(&mut client).await, served("shop/cart"));

@@ -95,6 +95,11 @@ impl Ground {
         self.lifecycle.snapshot(&TenantName::parse(name).unwrap()).unwrap()
     }
 
+    /// Connections that its tenant was handed, counted before anybody can answer them.
+    pub(super) fn accepted(&self, name: &str) -> u64 {
+        self.bench.registry.find(&TenantName::parse(name).unwrap()).unwrap().stats().connections.value()
+    }
+
     pub(super) async fn remove(&self, name: &str) -> bool {
         self.lifecycle.remove(&TenantName::parse(name).unwrap()).await
     }
@@ -111,7 +116,8 @@ impl Ground {
     }
 }
 
-/// The tenant whose first connection keeps the worker busy until the test comes to [`STALL`] too.
+/// The tenant whose first connection keeps the worker busy: the test meets it at [`STALL`] twice, when the worker has come
+/// there and when it may go on.
 pub(super) const STALLED: &str = "shop/stalled";
 pub(super) static STALL: Barrier = Barrier::new(2);
 static FIRST: Once = Once::new();
@@ -123,6 +129,7 @@ fn serve(accepted: Accepted, _core: Rc<Core>) -> LocalBoxFuture<'static, ()> {
         let name = permit.tenant().identity().name.clone();
         if name.to_string() == STALLED {
             FIRST.call_once(|| {
+                STALL.wait();
                 STALL.wait();
             });
         }
