@@ -14,6 +14,7 @@ mod read;
 pub(crate) mod schema;
 mod split;
 mod text;
+mod usual;
 pub(crate) mod validate;
 
 pub(crate) use read::text_value;

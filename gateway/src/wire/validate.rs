@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 
 use super::primitive::{self, WireType};
 use super::schema::{ACTIONS, Kind, Message};
-use super::{Invalid, text};
+use super::{Invalid, text, usual};
 use crate::base::Signal;
 
 /// Levels of messages below the request: protobuf's own limit in C++, Java and prost. What is deeper could not be
@@ -105,7 +105,11 @@ impl Validator {
                     return Ok(false);
                 }
             }
-            if self.pos >= self.top.end {
+            let Frame { message, end, .. } = self.top;
+            if self.stack.len() + usual::LEVELS <= DEPTH_MAX {
+                self.pos = usual::skip(bytes, message, self.pos, end, stop);
+            }
+            if self.pos >= end {
                 if self.stack.is_empty() {
                     return Ok(true);
                 }
@@ -203,6 +207,12 @@ impl Validator {
         }
         if child.is_observed() {
             observer.enter(child, self.pos, start);
+        }
+        if child == Message::ResourceAttribute && usual::is_plain_attribute(&bytes[start..end]) {
+            let key = start + 2;
+            observer.key(key, key + usize::from(bytes[start + 1]));
+            self.pos = end;
+            return observer.leave(child, end).map_err(|problem| Fault { problem, number });
         }
         self.items += u32::from(child.is_item());
         self.stack.push(self.top);

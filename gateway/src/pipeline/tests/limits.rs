@@ -45,6 +45,17 @@ fn nested_value(levels: usize) -> Vec<u8> {
     value
 }
 
+/// A log record's body: a map with a map in it, and so on.
+fn nested_attribute(levels: usize) -> Vec<u8> {
+    (0..levels).fold(vec![0x10, 0x01], |value, _| {
+        let (mut pair, mut map, mut outer) = (vec![0x0a, 0x01, b'k'], Vec::new(), Vec::new());
+        put_field(&mut pair, 2, &value);
+        put_field(&mut map, 1, &pair);
+        put_field(&mut outer, 6, &map);
+        outer
+    })
+}
+
 /// Scenario: values and groups nested to each depth around the limit, and a bomb far beyond it.
 /// Guarantees: the limit is protobuf's own, met without recursion: what a backend could not decode is refused.
 #[test]
@@ -65,6 +76,11 @@ fn nesting_has_the_limit_that_backends_have() {
         refused += usize::from(result.is_err_and(|invalid| invalid.problem.contains("100 levels")));
     }
     assert!(accepted > 0 && refused > 0 && accepted + refused == 20);
+    for levels in 25..40 {
+        let payload = request(&nested_attribute(levels));
+        let result = run(Signal::Logs, &payload, &no_plan());
+        assert_eq!(result.is_ok(), canonical(Signal::Logs, &payload).is_some(), "{levels} levels of attributes");
+    }
     for groups in 80..110 {
         let payload = request(&[[0xa3, 0x06].repeat(groups), [0xa4, 0x06].repeat(groups)].concat());
         let result = run(Signal::Logs, &payload, &no_plan());
