@@ -122,6 +122,66 @@ fn one_long_value_does_not_outlast_its_budget() {
     }
 }
 
+/// A field inside a field inside a field, outermost number first.
+fn within(numbers: &[u8], innermost: &[u8]) -> Vec<u8> {
+    numbers.iter().rev().fold(innermost.to_vec(), |body, number| {
+        let mut field = Vec::new();
+        put_field(&mut field, *number, &body);
+        field
+    })
+}
+
+/// Scenario: each way in which a single field can be malformed, in the smallest request that shows it; next to each the
+/// same field when it is right.
+/// Guarantees: the wrong one is refused with its reason, the right one accepted, and prost agrees with both.
+#[test]
+fn each_kind_of_malformed_field_is_refused() {
+    /// Signal, path to the message, right field, wrong field, reason.
+    type Case<'a> = (Signal, &'a [u8], &'a [u8], &'a [u8], &'a str);
+    const SPAN: &[u8] = &[1, 2, 2];
+    const POINT: &[u8] = &[1, 2, 2, 9, 1];
+    let attribute: &[u8] = b"\x4a\x0a\x0a\x01k\x12\x05\x0a\x03abc";
+    let wrong_value_length: &[u8] = b"\x4a\x0a\x0a\x01k\x12\x04\x0a\x03abc";
+    let cases: [Case<'_>; 17] = [
+        (Signal::Traces, SPAN, b"\x2a\x01n", b"\x2d1234", "wire type"), // name, as a fixed32
+        (Signal::Traces, SPAN, b"\x30\x01", b"\x32\x01a", "wire type"), // kind, as bytes
+        (Signal::Traces, SPAN, b"\x3912345678", b"\x3d1234", "wire type"), // start time, as a fixed32
+        (Signal::Traces, SPAN, b"\x2a\x01n", b"\x2b\x2c", "wire type"), // name, as a group
+        (Signal::Traces, SPAN, b"\x85\x011234", b"\x85\x01123", "beyond"), // flags, cut short
+        (Signal::Traces, SPAN, b"\x3912345678", b"\x391234567", "beyond"), // start time, cut short
+        (Signal::Traces, SPAN, b"\x2a\x01n", b"\x2a\x02n", "beyond"),   // name, longer than its span
+        (Signal::Traces, SPAN, b"\x2a\x01n", b"\x2a\x01\xff", "UTF-8"),
+        (Signal::Traces, SPAN, attribute, wrong_value_length, "beyond"),
+        (Signal::Traces, SPAN, b"\xa3\x06\xa4\x06", b"\xa3\x06\xac\x06", "not begun"), // another group's end
+        (Signal::Traces, SPAN, b"\xa3\x06\xa4\x06", b"\xa4\x06", "not begun"),
+        (Signal::Traces, SPAN, b"\xa3\x06\xa4\x06", b"\xa3\x06", "not closed"),
+        (Signal::Traces, SPAN, b"\xa0\x06\x01", b"\xa6\x06\x01", "wire types 6 and 7"),
+        (Signal::Traces, SPAN, b"\xa0\x06\x01", b"\x00\x01", "number 0"),
+        (Signal::Traces, SPAN, b"\x30\xff\x01", b"\x30\xff", "varint"), // kind, cut short
+        (Signal::Metrics, POINT, b"\x32\x0812345678", b"\x32\x071234567", "8-byte"), // bucket counts, packed
+        (Signal::Metrics, &[1, 2, 2, 10, 1, 8], b"\x12\x02\x81\x01", b"\x12\x02\x81\x81", "varint"),
+    ];
+    for (signal, path, right, wrong, reason) in cases {
+        let (right, wrong) = (within(path, right), within(path, wrong));
+        assert!(canonical(signal, &right).is_some() && run(signal, &right, &no_plan()).is_ok(), "{right:x?}");
+        assert!(canonical(signal, &wrong).is_none(), "prost accepts {wrong:x?}");
+        let invalid = run(signal, &wrong, &no_plan()).expect_err(reason);
+        assert!(invalid.problem.contains(reason), "{invalid}, instead of: {reason}");
+    }
+}
+
+/// Scenario: lists that may be packed, written one value a field.
+/// Guarantees: both forms are legal, as in protobuf.
+#[test]
+fn a_packed_list_may_be_written_unpacked() {
+    let counts = within(&[1, 2, 2, 9, 1], b"\x3112345678\x3112345678");
+    let buckets = within(&[1, 2, 2, 10, 1, 8], b"\x10\x05\x10\xff\x01");
+    for payload in [counts, buckets] {
+        assert!(canonical(Signal::Metrics, &payload).is_some());
+        assert_eq!(run(Signal::Metrics, &payload, &no_plan()).expect("legal").items, 1);
+    }
+}
+
 /// Scenario: a request of a few megabytes made of the smallest possible resources; resources given a hundred times;
 /// an attested key given a thousand times.
 /// Guarantees: none of them becomes a multiple of its own memory: each is refused.
@@ -129,8 +189,13 @@ fn one_long_value_does_not_outlast_its_budget() {
 fn a_request_made_to_grow_is_refused() {
     let tiny = around_a_span(&[]).repeat(200_000);
     let invalid = run(Signal::Traces, &tiny, &plan()).expect_err("25 times its size");
-    assert!(invalid.problem.contains("resources"), "{invalid}");
+    assert!(invalid.problem.contains("too many resources"), "{invalid}");
     assert!(run(Signal::Traces, &tiny, &no_plan()).is_ok());
+
+    let verbose = Plan::new(&[], &[Attribute::new("motto", &"m".repeat(1_000))]);
+    assert!(run(Signal::Traces, &around_a_span(&[]).repeat(4_000), &verbose).is_ok(), "4 MB are added");
+    let invalid = run(Signal::Traces, &around_a_span(&[]).repeat(4_300), &verbose).expect_err("4.3 MiB are added");
+    assert!(invalid.problem.contains("double in size"), "{invalid}");
 
     let invalid = run(Signal::Traces, &around_a_span(&[0x0a, 0x00].repeat(17)), &plan()).expect_err("17 resources");
     assert!(invalid.problem.contains("16 times"), "{invalid}");
