@@ -1,7 +1,7 @@
 //! Control sockets, sessions with shims, custody of donated listeners, and the threads that accept.
 //!
 //! It hands accepted connections to [`crate::tenant::Handle::offer`] and knows nothing of OTLP. Everything that comes over a
-//! control socket, and every descriptor, is hostile input (the threat model's rows 1 to 14 are answered here). It ends in
+//! control socket, and every descriptor, is hostile input (docs/threats.md rows 1 to 14 are answered here). It ends in
 //! two steps: [`Lifecycle::hand_off`] lets go of everything in good order, and dropping it ends its threads.
 //!
 //! ```text
@@ -105,7 +105,7 @@ impl Site {
     pub const ORPHAN_GRACE: Duration = Duration::from_secs(5);
 }
 
-/// Which network namespaces a site's listeners may come from (threat-model row 10).
+/// Which network namespaces a site's listeners may come from (docs/threats.md row 10).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NamespaceRule {
     /// One of its own, shared with no other site, not the gateway's and not the host's.

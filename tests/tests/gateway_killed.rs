@@ -12,7 +12,7 @@ const POD: &str = env!("CARGO_BIN_EXE_pillion-pod");
 
 const KILLS: u64 = 50;
 
-/// What a crash may repeat: records since the last checkpoint of the cursors (queue.md: 1,000 records), 5 spans each.
+/// What a crash may repeat: records since the last checkpoint of the cursors (every 1,000 records or second), 5 spans each.
 const REPEATED_PER_KILL_MAX: u64 = 1_000 * 5;
 
 const PATIENCE: Duration = Duration::from_secs(120);

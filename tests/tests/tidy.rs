@@ -1,4 +1,5 @@
-//! The shape of the code, kept by a test: which module may name which, and how long a file may grow.
+//! The shape of the code, kept by a test: which module may name which, how long a file may grow, and that what documents and
+//! comments refer to is there.
 //!
 //! The lists of exceptions may only shrink: an entry that is no longer needed fails as well.
 
@@ -113,6 +114,59 @@ fn unsafe_and_silence_stay_in_their_place() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Scenario: a test that a document gives as a proof is renamed, or a comment refers to a document that is not here.
+/// Guarantees: every `file.rs::test` in docs/ names a test, every document that a comment names is in this repository, and so
+/// is every clause and row of docs/ that is named with its document.
+#[test]
+fn references_lead_somewhere() {
+    let document = |name: &str| fs::read_to_string(root().join(name)).expect("it is in the repository");
+    let mut wrong = Vec::new();
+    let mut proofs = 0;
+    let numbered = ["docs/otlp.md clause", "docs/threats.md row"].map(|words| {
+        let name = words.split(' ').next().expect("the path comes first");
+        let text = document(name);
+        for reference in text.split('`').filter(|quoted| quoted.contains(".rs::")) {
+            proofs += 1;
+            if !is_test(reference) {
+                wrong.push(format!("{name}: no such test: {reference}"));
+            }
+        }
+        (words, text)
+    });
+    assert!(proofs > 100, "the documents name their proofs: {proofs}");
+    for folder in ["proto", "shim", "gateway", "loadtest", "tests", "fuzz"] {
+        for file in rust_files(folder) {
+            let text = fs::read_to_string(&file).expect("a listed file can be read");
+            for comment in text.lines().filter_map(|line| line.trim_start().strip_prefix("//")) {
+                let is_part = |c: char| c.is_ascii_alphanumeric() || "_-./".contains(c);
+                let words = comment.split(|c| !is_part(c)).map(|word| word.trim_end_matches('.'));
+                let lost = words.filter(|word| word.ends_with(".md") && !root().join(word).is_file());
+                wrong.extend(lost.map(|word| format!("{}: no such document: {word}", relative(&file))));
+                for (words, text) in &numbered {
+                    let Some((_, rest)) = comment.split_once(words) else { continue };
+                    let number = rest.trim_start_matches(['s', ' ']).chars().take_while(char::is_ascii_digit);
+                    let number = number.collect::<String>();
+                    if !text.contains(&format!("\n| {number} | ")) {
+                        wrong.push(format!("{}: no such number: {words} {number}", relative(&file)));
+                    }
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Whether `file.rs::name` is a test; files are below the root or below gateway/src.
+fn is_test(reference: &str) -> bool {
+    let Some((file, name)) = reference.split_once("::") else { return false };
+    let texts = [root().join(file), root().join("gateway/src").join(file)].map(fs::read_to_string);
+    texts.into_iter().flatten().any(|text| {
+        let Some((before, _)) = text.split_once(&format!("fn {name}(")) else { return false };
+        let attributes = before.rsplit_once("\n\n").map_or(before, |(_, last)| last);
+        attributes.contains("#[test]") || attributes.contains("#[tokio::test")
+    })
 }
 
 /// Waiting for a length of time is the job of a backoff, and of nothing else.

@@ -7,7 +7,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::base::{Sequence, Signal};
 
-/// Payloads from here on go alone: their fixed cost is small beside the copy (peers.md measured about 64 KiB).
+/// Payloads from here on go alone: their fixed cost is small beside the copy (measured: from about 64 KiB on).
 pub(crate) const LONE_BYTES_MIN: usize = 64 * 1024;
 
 /// Merged requests end here even where the destination takes more: beyond it, waiting costs cache misses and gains nothing.

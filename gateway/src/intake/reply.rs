@@ -1,4 +1,5 @@
-//! The one mapper from outcomes to replies: a gRPC status, an HTTP status, and the same `google.rpc.Status` in both.
+//! The one mapper from outcomes to replies: a gRPC status, an HTTP status, and the same `google.rpc.Status` in both. The
+//! clauses named here are those of docs/otlp.md.
 //!
 //! ```text
 //! outcome                        gRPC                             HTTP (clause 18 but where OTLP/HTTP says otherwise)

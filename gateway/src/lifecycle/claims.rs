@@ -1,4 +1,4 @@
-//! Which tenant a network namespace belongs to: one cookie never serves two tenants (threat-model row 10).
+//! Which tenant a network namespace belongs to: one cookie never serves two tenants (docs/threats.md row 10).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,7 +1,7 @@
 //! Who holds a tenant's listeners, decided without touching one: `step(state, event, now) -> effects`.
 //!
-//! Owns the rules of design section 3 (Donate, Detach) and 4. It never sees a descriptor, reads no clock and sends nothing;
-//! `site` does what comes back, in its order. It ends with its site.
+//! Owns the rules of ARCHITECTURE.md, "Listening sockets are donated, not proxied". It never sees a descriptor, reads no
+//! clock and sends nothing; `site` does what comes back, in its order. It ends with its site.
 //!
 //! ```text
 //! Absent     nobody is connected, nothing is held             -> Listing on HELLO

@@ -1,4 +1,4 @@
-//! Whether a descriptor that a pod has passed is what it may be (threat-model rows 1, 2 and 10).
+//! Whether a descriptor that a pod has passed is what it may be (docs/threats.md rows 1, 2 and 10).
 //!
 //! Asks the kernel about the descriptor and nothing else: never reads, maps or waits for it, and believes nothing that
 //! the message said. Owns nothing; what is refused goes back to the caller, who lets the reaper close it.

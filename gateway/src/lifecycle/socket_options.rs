@@ -1,5 +1,5 @@
 //! What is set on every accepted socket before anything is read: a pod chose the options of the listener, and an accepted
-//! socket inherits them (threat-model rows 3 and 6).
+//! socket inherits them (docs/threats.md rows 3 and 6).
 //!
 //! Failures are not errors: each option only narrows what the pod can do to its own traffic, and the socket's reader has
 //! its own deadlines. SO_LINGER is the exception in kind: it comes first, and its call cannot fail on a socket.

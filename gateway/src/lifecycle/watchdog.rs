@@ -1,4 +1,4 @@
-//! Frees acceptors that hang (threat-model row 4), and keeps the reaper going.
+//! Frees acceptors that hang (docs/threats.md row 4), and keeps the reaper going.
 //!
 //! A thread of its own, because what it watches over must not depend on any runtime. Closing a listener does not wake an
 //! accept that waits on it, shutting it down does. An acceptor that was merely not scheduled is left alone: it hangs only

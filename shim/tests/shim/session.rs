@@ -68,7 +68,7 @@ fn hello_says_what_the_shim_can_do() {
 }
 
 /// Scenario: a later gateway sends a message that this shim does not know, with two descriptors, and one that brings a
-/// descriptor where none belongs; then asks for things of later issues.
+/// descriptor where none belongs; then asks for things of later versions.
 /// Guarantees: both descriptors are closed, the session goes on, DIAL is refused with a reason, CREDIT and HANDOFF change
 /// nothing.
 #[test]

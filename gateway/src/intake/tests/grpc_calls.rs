@@ -1,4 +1,4 @@
-//! gRPC: clauses 1 to 14 of the conformance list, and 17.
+//! gRPC: clauses 1 to 13 and 17 of docs/otlp.md, which is where the clauses named below are.
 
 use std::time::Duration;
 
@@ -165,7 +165,7 @@ async fn messages_over_the_limit_are_refused_for_good() {
     pod.close().await;
 }
 
-/// Scenario: 8 MB of zeros in a few KB, in each compression, by a tenant that may send 1 MiB (clause 3, threat-model row 13).
+/// Scenario: 8 MB of zeros in a few KB, in each compression, by a tenant that may send 1 MiB (clause 3, docs/threats.md row 13).
 /// Guarantees: the bomb ends at the limit, never in memory: 4 MiB are enough for it, the wide window and zstd's own included.
 #[tokio::test]
 async fn a_bomb_ends_at_the_limit() {

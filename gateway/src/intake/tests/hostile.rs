@@ -1,4 +1,4 @@
-//! Peers that do not mean well: threat-model rows 6, 8 and 13 as far as intake meets them.
+//! Peers that do not mean well: docs/threats.md rows 6, 8 and 13, as far as intake meets them.
 
 use std::future::poll_fn;
 

@@ -1,4 +1,4 @@
-//! OTLP/HTTP: clauses 1 to 15 of the conformance list, over HTTP/1.1 and HTTP/2.
+//! OTLP/HTTP over HTTP/1.1 and HTTP/2: clauses 1 to 15, 17 and 26 of docs/otlp.md, which is where the clauses named below are.
 
 use bytes::Bytes;
 use http::Method;

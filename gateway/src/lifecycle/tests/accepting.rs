@@ -1,4 +1,4 @@
-//! Accepting from listeners that their pod shares and tampers with (threat-model rows 3 to 6 and 8).
+//! Accepting from listeners that their pod shares and tampers with (docs/threats.md rows 3 to 6 and 8).
 
 use std::net::SocketAddr;
 use std::time::Duration;

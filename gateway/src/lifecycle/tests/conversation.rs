@@ -1,4 +1,4 @@
-//! Custody across restarts of either side, and the conversation on `ctl` (threat-model rows 7, 9 and 14).
+//! Custody across restarts of either side, and the conversation on `ctl` (docs/threats.md rows 7, 9 and 14).
 
 use std::cell::Cell;
 use std::collections::HashSet;

@@ -1,4 +1,4 @@
-//! What may be donated, and what happens to the rest (threat-model rows 1, 2, 3, 7 and 12).
+//! What may be donated, and what happens to the rest (docs/threats.md rows 1, 2, 3, 7 and 12).
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};

@@ -1,4 +1,4 @@
-//! Pods in network namespaces of their own (threat-model row 10).
+//! Pods in network namespaces of their own (docs/threats.md row 10).
 //!
 //! A pod is this test program, started again by `unshare -Urn`: a user and a network namespace, so no privilege is needed.
 //! The second process finds [`POD`] in its environment and plays the pod instead of the test. Where such namespaces cannot
