@@ -5,7 +5,7 @@
 //! its tenant's one task, and its requests are futures within that. It ends when either side closes the connection.
 //!
 //! - `wire` is the socket, read only while the tenant's slice of time lasts; `sniff` tells the protocols apart.
-//! - `http2` and `http1` drive a connection; `body` is what either of them delivers.
+//! - `http2` and `http1` drive a connection; `body` is what either of them delivers; `latch` saves idle rounds.
 //! - `grpc` and `otlp_http` are the two forms of a request; `decode` inflates within the limits.
 //! - `rejection` says why a request was refused; `reply` is the one mapper to gRPC and HTTP; `status` is its encoding.
 
@@ -14,6 +14,7 @@ mod decode;
 mod grpc;
 mod http1;
 mod http2;
+mod latch;
 mod otlp_http;
 mod rejection;
 mod reply;

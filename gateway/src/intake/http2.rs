@@ -7,7 +7,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,6 +19,7 @@ use http::{HeaderValue, Method, Request};
 use tokio::time::{Instant, Sleep};
 
 use super::body::Body;
+use super::latch::Latch;
 use super::rejection::Rejection;
 use super::wire::{Vitals, Wire};
 use super::{grpc, otlp_http, reply};
@@ -75,8 +76,11 @@ async fn drive(
     let mut requests = FuturesUnordered::new();
     let mut keepalive = Keepalive::new(connection.ping_pong());
     let (mut leaving, mut widened) = (false, false);
-    let ended = poll_fn(|cx| {
+    let latch = Latch::new();
+    let waker = Waker::from(latch.clone());
+    let mut round = |cx: &mut Context<'_>| {
         loop {
+            latch.look();
             if core.is_leaving() && !leaving {
                 leaving = true;
                 connection.graceful_shutdown();
@@ -111,6 +115,12 @@ async fn drive(
             }
             return Poll::Pending;
         }
+    };
+    let ended = poll_fn(|cx| {
+        latch.enter(cx.waker());
+        let polled = round(&mut Context::from_waker(&waker));
+        latch.leave();
+        polled
     })
     .await;
     if let Err(error) = ended {
