@@ -51,8 +51,10 @@ const GATHER_BYTES_MAX: usize = super::merge::LONE_BYTES_MIN;
 /// Reads of the log at once. The pool has two threads for them.
 const READS_MAX: usize = 2;
 
-/// A checkpoint is due this long after, or this many records after, the last one.
+/// A checkpoint is due this long after, or this many records after, the last one. After a start and after idleness the
+/// first ones come sooner, so that even a process that is killed again and again gets on.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
+const CHECKPOINT_INTERVAL_FIRST: Duration = Duration::from_millis(100);
 const CHECKPOINT_RECORDS: usize = 1_000;
 
 /// Answers settled before the other sources are looked at.
@@ -72,6 +74,8 @@ pub(super) struct Landed {
 pub(super) struct ReadDone {
     lane: u32,
     reserved: usize,
+    /// Where the read began.
+    after: Sequence,
     /// The tenant's last record when the read began.
     tail: Sequence,
     result: std::io::Result<Read>,
@@ -112,6 +116,8 @@ pub(super) struct Engine {
     dirty: Vec<u32>,
     done_records: usize,
     checkpoint_due: Option<Instant>,
+    /// When the last one was, and how long after it the next may be.
+    checkpointed: (Instant, Duration),
     gather_until: Option<Instant>,
     alarms: BinaryHeap<Reverse<Instant>>,
     /// Lanes that rest.
@@ -154,6 +160,7 @@ impl Engine {
             dirty: Vec::new(),
             done_records: 0,
             checkpoint_due: None,
+            checkpointed: (Instant::now(), CHECKPOINT_INTERVAL_FIRST),
             gather_until: None,
             alarms: BinaryHeap::new(),
             resting: Vec::new(),
@@ -329,6 +336,7 @@ impl Engine {
             states.push(lane.state(self.outlets[lane.outlet].gauge.name().clone()));
         }
         (self.done_records, self.checkpoint_due) = (0, None);
+        self.checkpointed = (self.now, next_interval(self.checkpointed.1));
         if states.is_empty() {
             return;
         }
@@ -348,7 +356,7 @@ impl Engine {
         let Some(lane) = self.lanes.at(number) else { return };
         if !std::mem::replace(&mut lane.dirty, true) {
             self.dirty.push(number);
-            self.checkpoint_due.get_or_insert(self.now + CHECKPOINT_INTERVAL);
+            self.checkpoint_due.get_or_insert_with(|| due_after(&mut self.checkpointed, self.now));
         }
     }
 
@@ -360,10 +368,46 @@ impl Engine {
     }
 }
 
+/// When the cursors that begin to move now are to be saved. Two intervals without a checkpoint are idleness.
+fn due_after((last, interval): &mut (Instant, Duration), now: Instant) -> Instant {
+    if now.saturating_duration_since(*last) >= 2 * CHECKPOINT_INTERVAL {
+        *interval = CHECKPOINT_INTERVAL_FIRST;
+    }
+    now + *interval
+}
+
+fn next_interval(interval: Duration) -> Duration {
+    (interval * 2).min(CHECKPOINT_INTERVAL)
+}
+
 async fn store(sink: Arc<Sink>, deliveries: Vec<Delivery>) -> Result<Accepted, Failure> {
     match tokio::task::spawn_blocking(move || sink.store(&deliveries)).await {
         Ok(Ok(())) => Ok(Accepted::default()),
         Ok(Err(error)) => Err(Failure::new(Fault::Busy, format!("storing: {error}"))),
         Err(error) => Err(Failure::new(Fault::Busy, format!("storing: {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scenario: cursors move all the time from the start on, then not for a while, then again.
+    /// Guarantees: the first are saved after a tenth of the interval, later ones once an interval; idleness begins anew.
+    #[test]
+    fn the_first_checkpoints_come_sooner() {
+        let mut now = Instant::now();
+        let mut checkpointed = (now, CHECKPOINT_INTERVAL_FIRST);
+        let mut pauses = |idle: Duration| {
+            now += idle;
+            let due = due_after(&mut checkpointed, now);
+            let pause = due.duration_since(now);
+            now = due;
+            checkpointed = (now, next_interval(checkpointed.1));
+            pause.as_millis()
+        };
+        assert_eq!([(); 6].map(|()| pauses(Duration::ZERO)), [100, 200, 400, 800, 1_000, 1_000]);
+        assert_eq!(pauses(CHECKPOINT_INTERVAL), 1_000);
+        assert_eq!(pauses(2 * CHECKPOINT_INTERVAL), 100);
     }
 }

@@ -140,16 +140,11 @@ impl Lane {
         self.meter.own
     }
 
-    /// Whether something of the log is neither loaded nor done.
-    pub(crate) fn is_behind(&self) -> bool {
-        self.cursor.seen() < self.tail
-    }
-
     /// Whether a read from the log is to be started for it.
     pub(crate) fn wants_read(&self) -> bool {
         let arrived = self.ahead.front().map_or(self.tail, |first| first.previous);
         let certain = self.spills.front().map_or(self.tail, |(_, after)| *after);
-        let missing = self.cursor.seen() < arrived.min(certain).min(self.tail);
+        let missing = self.is_routed() && self.cursor.seen() < arrived.min(certain).min(self.tail);
         missing && !self.reading && self.cursor.len() < BOOKED_RECORDS_MAX && self.suspects.len() < SUSPECTS_MAX
     }
 
@@ -158,9 +153,13 @@ impl Lane {
         self.flying == 0
             && !self.reading
             && self.spills.is_empty()
-            && !self.is_behind()
             && !self.has_unsent()
-            && self.cursor.acknowledged() >= self.tail
+            && (!self.is_routed() || self.cursor.acknowledged() >= self.tail)
+    }
+
+    /// Whether anything goes here. If not, its cursor stays: what it had not delivered waits for the route to return.
+    fn is_routed(&self) -> bool {
+        self.routed.contains(&true)
     }
 
     /// Whether anything is in memory to be sent.
@@ -170,8 +169,11 @@ impl Lane {
 
     /// A record was committed. With `room`, its payload is kept until it is sent.
     pub(crate) fn offer(&mut self, arrival: &Committed, room: bool) {
-        self.gauge.queued_items.fetch_add(arrival.items, Ordering::Relaxed);
         self.tail = self.tail.max(arrival.sequence);
+        if !self.is_routed() {
+            return;
+        }
+        self.gauge.queued_items.fetch_add(arrival.items, Ordering::Relaxed);
         if arrival.sequence <= self.cursor.seen() {
             return self.note_caught_up();
         }
@@ -208,8 +210,12 @@ impl Lane {
         self.note_caught_up();
     }
 
-    /// Takes what was read from the log.
-    pub(crate) fn take_read(&mut self, records: Vec<Stored>, through: Sequence) {
+    /// Takes what was read from the log after `after`.
+    pub(crate) fn take_read(&mut self, after: Sequence, records: Vec<Stored>, through: Sequence) {
+        if self.cursor.seen() < after {
+            // What it had loaded before was forgotten meanwhile: with this, that would be skipped.
+            return;
+        }
         let mut complete = true;
         for record in records {
             if record.sequence <= self.cursor.seen() {
@@ -228,7 +234,9 @@ impl Lane {
     }
 
     fn may_load(&self, sequence: Sequence) -> bool {
-        self.cursor.len() < BOOKED_RECORDS_MAX && self.spills.front().is_none_or(|(_, after)| sequence <= *after)
+        self.is_routed()
+            && self.cursor.len() < BOOKED_RECORDS_MAX
+            && self.spills.front().is_none_or(|(_, after)| sequence <= *after)
     }
 
     fn load(&mut self, sequence: Sequence, signal: Signal, items: u32, payload: Bytes) {
@@ -510,3 +518,6 @@ impl Lane {
 pub(crate) fn is_lone(record: &Record) -> bool {
     record.payload.len() >= LONE_BYTES_MIN || record.piece || record.refused.is_some()
 }
+
+#[cfg(test)]
+mod tests;

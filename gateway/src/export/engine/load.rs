@@ -295,6 +295,7 @@ impl Engine {
             ReadDone {
                 lane: number,
                 reserved: bytes,
+                after,
                 tail,
                 result: read.unwrap_or_else(|error| Err(std::io::Error::other(error))),
             }
@@ -310,13 +311,15 @@ impl Engine {
         let before = lane.cursor.seen();
         match done.result {
             // Nothing there: what was between is damaged or past its retention. Readers see a record before we hear of it.
-            Ok(read) if read.records.is_empty() => lane.take_read(Vec::new(), read.through.max(done.tail)),
-            Ok(read) => lane.take_read(read.records, read.through),
+            Ok(read) if read.records.is_empty() => lane.take_read(done.after, Vec::new(), read.through.max(done.tail)),
+            Ok(read) => lane.take_read(done.after, read.records, read.through),
             Err(error) => {
                 tracing::warn!(tenant = lane.tenant.0, %error, "reading backlog from the log failed; trying again");
             }
         }
-        let fruitless = lane.cursor.seen() == before && lane.wants_read();
+        // A read that came too late says nothing: what it would have skipped is read at once.
+        let stale = before < done.after;
+        let fruitless = lane.cursor.seen() == before && !stale && lane.wants_read();
         self.after_load(done.lane);
         let outlet = &mut self.outlets[index];
         if outlet.probe == Probe::Reading(done.lane) {

@@ -1,0 +1,79 @@
+use super::*;
+use crate::base::TenantName;
+
+fn lane(routed: [bool; 3]) -> Lane {
+    let gauge = LaneGauge::new(TenantName::parse("shop/cart").expect("a name"));
+    let mut lane = Lane::new(TenantId(1), 0, None, gauge, Rc::default());
+    lane.routed = routed;
+    lane
+}
+
+fn stored(numbers: std::ops::RangeInclusive<u64>) -> Vec<Stored> {
+    let record = |number| Stored {
+        sequence: Sequence(number),
+        signal: Signal::Logs,
+        items: 1,
+        received_unix_ms: 0,
+        payload: Bytes::from_static(&[0; 100]),
+    };
+    numbers.map(record).collect()
+}
+
+fn deliver_all(lane: &mut Lane) -> Vec<Key> {
+    let mut keys = Vec::new();
+    while let Some(record) = lane.take(0) {
+        lane.delivered(&record);
+        keys.push(record.key);
+    }
+    keys
+}
+
+/// Scenario: while a read of the log is under way, the destination fails and the lane gives its memory back; then the
+/// read comes back, with records behind those that were given back, or with none.
+/// Guarantees: what was given back is read again and sent before the cursor passes it.
+#[test]
+fn a_read_from_before_memory_was_given_back_skips_nothing() {
+    for late in [stored(5..=8), Vec::new()] {
+        let mut lane = lane([true; 3]);
+        lane.tail = Sequence(8);
+        lane.take_read(Sequence::ZERO, stored(1..=4), Sequence(4));
+        let after = lane.cursor.seen();
+        lane.trim(100);
+
+        lane.take_read(after, late, Sequence(8));
+
+        assert_eq!(deliver_all(&mut lane), [Key::Logged(Sequence(1))]);
+        assert_eq!(lane.acknowledged(), Sequence(1));
+        assert!(lane.wants_read(), "the rest is read again");
+        lane.take_read(Sequence(1), stored(2..=8), Sequence(8));
+        assert_eq!(deliver_all(&mut lane).len(), 7);
+        assert_eq!(lane.acknowledged(), Sequence(8));
+    }
+}
+
+/// Scenario: a tenant's data does not go to a destination any more, while some of it still waits there.
+/// Guarantees: the cursor stays before what was not delivered, so that nothing is skipped should the route return; the
+/// lane takes no memory meanwhile and keeps no drain waiting.
+#[test]
+fn a_cursor_stays_where_it_is_without_a_route() {
+    let mut lane = lane([false; 3]);
+    lane.tail = Sequence(3);
+    let arrival = Committed {
+        tenant: TenantId(1),
+        signal: Signal::Logs,
+        sequence: Sequence(4),
+        previous: Sequence(3),
+        items: 1,
+        received_unix_ms: 0,
+        payload: Some(Bytes::from_static(&[0; 100])),
+    };
+    lane.offer(&arrival, true);
+    assert!(!lane.wants_read());
+    lane.take_read(Sequence::ZERO, stored(1..=3), Sequence(3));
+    assert_eq!((lane.acknowledged(), lane.held_bytes(), lane.is_idle()), (Sequence::ZERO, 0, true));
+
+    lane.routed = [true; 3];
+    lane.take_read(Sequence::ZERO, stored(1..=4), Sequence(4));
+    assert_eq!(deliver_all(&mut lane).len(), 4);
+    assert_eq!(lane.acknowledged(), Sequence(4));
+}
