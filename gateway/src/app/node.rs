@@ -75,6 +75,9 @@ struct Refused {
 /// Runs the worker.
 pub fn run(config: Config, options: WorkerOptions) -> ExitCode {
     telemetry::init();
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
     lifecycle::raise_descriptor_limit();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -115,8 +115,19 @@ impl Config {
                 ));
             }
         }
+        let usual = Self::default().defaults;
         for (name, tenant) in &self.tenants {
             let limits = tenant.policy.limits;
+            for (key, differs) in [
+                ("queue.max_age", tenant.policy.queue.max_age != usual.queue.max_age),
+                ("limits.disk", limits.disk != usual.limits.disk),
+            ] {
+                if differs {
+                    out.push(format!(
+                        "tenants.{name}: {key} is not enforced yet: data stays until it is delivered, within node.disk_limit"
+                    ));
+                }
+            }
             for (what, key, ceiling, limit) in [
                 ("memory", "memory_limit", limits.memory.ceiling, self.node.memory_limit),
                 ("disk", "disk_limit", limits.disk.ceiling, self.node.disk_limit),

@@ -296,6 +296,17 @@ fn each_check_between_sections_reports_its_own_error() {
     }
 }
 
+/// Scenario: a retention and a disk budget are asked for, which this release does not keep yet.
+/// Guarantees: nobody believes in them by mistake.
+#[test]
+fn what_is_not_enforced_yet_is_warned_about() {
+    let config = valid(&format!(
+        "{BACKEND}tenants:\n  a/b: {{socket_dir: s, policy: {{queue: {{max_age: 1h}}, limits: {{disk: 64MiB}}}}}}\n"
+    ));
+    let warnings = config.warnings();
+    assert!(warnings.len() == 2 && warnings.iter().all(|warning| warning.contains("not enforced yet")), "{warnings:?}");
+}
+
 /// Scenario: valid files that promise more than the node has, or serve nobody.
 /// Guarantees: they are accepted, since guarantees shrink evenly, but not in silence.
 #[test]
