@@ -76,7 +76,12 @@ impl Admission {
         }
         self.guard.grow(missing).map_err(|_exhausted| {
             self.core.refund(self.bytes);
-            self.core.out_of_memory()
+            // With all else of the tenant gone there would still be no room: a client that waits would wait in vain.
+            if self.core.could_ever_hold(bytes) {
+                self.core.out_of_memory()
+            } else {
+                Refused::TooLarge { limit: self.core.request_bytes_max() }
+            }
         })
     }
 

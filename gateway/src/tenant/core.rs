@@ -137,6 +137,12 @@ impl Core {
         limits.max_request_bytes.min(limits.memory.ceiling.saturating_sub(budget::CONNECTION_BYTES))
     }
 
+    /// Whether one request may hold so many bytes when nothing else is held but its connection.
+    pub(super) fn could_ever_hold(&self, bytes: u64) -> bool {
+        let ceiling = self.compiled.borrow().policy.limits.memory.ceiling;
+        bytes.saturating_add(budget::CONNECTION_BYTES) <= ceiling
+    }
+
     /// Whether connections are left unread for now. Who asks is woken when that changes.
     pub fn is_held(&self) -> bool {
         self.held.get()
