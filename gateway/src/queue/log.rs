@@ -29,7 +29,7 @@ use super::stats::Stats;
 use super::tenants::{Registration, Tenants};
 use super::{Append, AppendError, CursorState, DeadLetter, TenantRecord};
 use crate::base::handoff::{Arrival, Handoff};
-use crate::base::{Sequence, TenantId};
+use crate::base::{Sequence, Signal, TenantId};
 
 /// The log, open for appends.
 #[derive(Debug)]
@@ -203,9 +203,27 @@ impl<D: Disk> Log<D> {
         let staged = (0..2).try_for_each(|_| self.stage_metadata(Kind::Tenant, id, &payload, group));
         self.payload = payload;
         staged?;
+        self.say_what_is_given_up(id, record);
         self.tenants.insert(id, record.clone());
         self.update.tenants_changed = true;
         Ok((id, true))
+    }
+
+    /// A changed route decides about the backlog too. That must not go unsaid.
+    fn say_what_is_given_up(&self, id: TenantId, record: &TenantRecord) {
+        let Some(tenant) = self.tenants.find(id) else { return };
+        for signal in Signal::ALL {
+            let (before, now) = (&tenant.record.destinations[signal.index()], &record.destinations[signal.index()]);
+            for destination in before.iter().filter(|name| !now.contains(name)) {
+                let done = tenant.cursors.get(destination).map_or(Sequence::ZERO, |cursor| cursor.acknowledged);
+                if done < tenant.last {
+                    tracing::warn!(
+                        tenant = %record.name, %destination, signal = signal.name(),
+                        "the tenant's data no longer goes to this destination: what waits for it goes only to destinations that the tenant did not have before"
+                    );
+                }
+            }
+        }
     }
 
     fn plan_checkpoint(&mut self, cursors: &[CursorState], group: (&[Request], u64)) -> Result<Outcome, AppendError> {
@@ -279,11 +297,12 @@ impl<D: Disk> Log<D> {
             }
             room -= cost;
         }
-        // The second half of a segment is for data only while there is a next one: cursors must be writable on a full
-        // disk, or nothing would ever be freed.
+        // The second half of a segment is for data only while there is a next one, and two more are never for data: cursors
+        // must be writable however long the log is full, or nothing would ever be freed. With two, each segment of
+        // nothing but cursors frees the one before it.
         segments += usize::from(room < fresh / 2);
         if segments > 0 {
-            let ensured = self.appender.space.ensure(segments, self.appender.space.segment_bytes);
+            let ensured = self.appender.space.ensure(segments, 2 * self.appender.space.segment_bytes);
             self.note_full(matches!(ensured, Err(Failure::Full)));
             ensured.map_err(|failure| self.refusal(failure))?;
         }

@@ -25,7 +25,7 @@ use super::stats::Stats;
 use super::tenants::{Tenant, Tenants};
 use super::{CursorState, RecoveredTenant, Recovery, TenantRecord};
 use crate::base::handoff::Handoff;
-use crate::base::{Sequence, Signal, TenantId};
+use crate::base::{DestinationName, Sequence, Signal, TenantId};
 
 /// Bits of a sequence below the boot epoch.
 const COUNTER_BITS: u32 = 40;
@@ -102,7 +102,8 @@ pub(crate) struct Params {
 #[derive(Debug, Default)]
 struct Facts {
     tenants: HashMap<TenantId, (Sequence, TenantRecord)>,
-    cursors: Vec<(Sequence, CursorState)>,
+    /// The furthest of each, with the position of its checkpoint: however many there are, no more is kept.
+    cursors: HashMap<(TenantId, DestinationName), (Sequence, CursorState)>,
     highest: Sequence,
     epoch: u32,
     tenants_next: u32,
@@ -264,7 +265,7 @@ impl Facts {
             }
             Some(Kind::Cursors) => {
                 let cursors = record::take_cursors(payload).unwrap_or_default();
-                self.cursors.extend(cursors.into_iter().map(|cursor| (header.sequence, cursor)));
+                cursors.into_iter().for_each(|cursor| self.note_cursor(header.sequence, cursor));
             }
             _ => {}
         }
@@ -275,23 +276,30 @@ impl Facts {
         self.epoch = self.epoch.max(saved.epoch);
         self.tenants_next = self.tenants_next.max(saved.tenants_next);
         // Before all of the log: at equal positions the log's cursor wins, since it knows what is done beyond.
-        self.cursors.extend(saved.cursors.into_iter().map(|cursor| (Sequence::ZERO, cursor)));
+        saved.cursors.into_iter().for_each(|cursor| self.note_cursor(Sequence::ZERO, cursor));
+    }
+
+    fn note_cursor(&mut self, at: Sequence, cursor: CursorState) {
+        let known = self.cursors.entry((cursor.tenant, cursor.destination.clone()));
+        let known = known.or_insert_with(|| (at, cursor.clone()));
+        if (known.1.acknowledged, known.0) <= (cursor.acknowledged, at) {
+            *known = (at, cursor);
+        }
     }
 
     /// Above everything: a number that was given before a crash is never given again.
     fn next_epoch(&self) -> u32 {
-        let sequences = self.cursors.iter().map(|(_, cursor)| cursor.acknowledged).chain([self.highest]);
+        let sequences = self.cursors.values().map(|(_, cursor)| cursor.acknowledged).chain([self.highest]);
         let highest = sequences.map(|sequence| sequence.0 >> COUNTER_BITS).max().unwrap_or(0);
         self.epoch.max(u32::try_from(highest).unwrap_or(u32::MAX)).saturating_add(1)
     }
 
-    fn into_tenants<D: Disk>(mut self, index: &Index<D>) -> Tenants {
+    fn into_tenants<D: Disk>(self, index: &Index<D>) -> Tenants {
         let mut tenants = Tenants::new(self.tenants_next);
         for (id, (_, record)) in self.tenants {
             tenants.insert(id, record);
         }
-        self.cursors.sort_by_key(|(sequence, _)| *sequence);
-        for (_, cursor) in self.cursors {
+        for (_, cursor) in self.cursors.into_values() {
             tenants.move_cursor(cursor);
         }
         for segment in index.sealed() {

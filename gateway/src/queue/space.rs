@@ -89,12 +89,14 @@ impl<D: Disk> Space<D> {
         }
     }
 
-    /// Has `count` spares ready, within the limit. `reserve` bytes below the limit are left for others.
+    /// Has `count` spares ready, within the limit. `reserve` bytes below the limit, or in further spares, are left for
+    /// others.
     pub(crate) fn ensure(&mut self, count: usize, reserve: u64) -> Result<(), Failure> {
         loop {
             let ready = self.spares.iter().filter(|spare| self.is_ready(spare)).count();
-            if ready >= count {
-                return Ok(());
+            if let Some(further) = ready.checked_sub(count) {
+                let taken = self.disk_bytes() - further as u64 * self.segment_bytes;
+                return if taken + reserve <= self.disk_bytes_max { Ok(()) } else { Err(Failure::Full) };
             }
             // One whose file is shorter than a segment has given its blocks back.
             let short = self.spares.iter().position(|spare| spare.length < self.segment_bytes);

@@ -91,6 +91,34 @@ fn a_full_log_refuses_data_takes_cursors_and_resumes() {
     assert!(!world.stats.full.load(Ordering::Relaxed));
 }
 
+/// Scenario: a log is full of one tenant's backlog, again and again after half of it was delivered; meanwhile the
+/// cursors of another tenant are saved far more often than there is room for. Then the backlog is delivered.
+/// Guarantees: cursors can be written however long the log stays full, and intake resumes without a restart.
+#[test]
+fn however_long_a_log_is_full_cursors_can_be_written() {
+    let (mut world, tenant) = world();
+    let other = world.register("shop/other").expect("there is room");
+    let done = world.append(other, true, &[10]).expect("there is room");
+    let mut last = Sequence::ZERO;
+    for round in 0..4 {
+        let first_refused = loop {
+            match world.append(tenant, true, &[1000]) {
+                Ok(sequence) => last = sequence,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(first_refused, AppendError::Full);
+        for _ in 0..1_000 {
+            world.acknowledge(other, done);
+        }
+        let backlog = world.read(tenant, Sequence::ZERO);
+        let some = if round < 3 { backlog[backlog.len() / 2].sequence } else { last };
+        world.acknowledge(tenant, some);
+        assert!(world.append(tenant, true, &[1000]).is_ok(), "round {round}");
+    }
+    assert!(world.log.appender.space.disk_bytes() <= super::world::DISK_BYTES_MAX);
+}
+
 /// Scenario: others fill the disk; later they free it.
 /// Guarantees: nothing is poisoned, no half request is written, and intake resumes by itself.
 #[test]

@@ -271,6 +271,11 @@ impl World {
         for known in self.known.values_mut().filter(|known| known.state == State::Buffered) {
             known.state = State::Durable;
         }
+        if !self.log.appender.is_open() {
+            // Cursors that a start has found in metadata alone are in the log with its first segment: until then they free
+            // nothing, and may be lost with the metadata.
+            return;
+        }
         for (key, cursor) in &self.cursors {
             // A refused checkpoint is not in the log.
             let tenant = self.log.tenants.find(key.0);
@@ -312,8 +317,9 @@ impl World {
     pub(super) fn restart(&mut self, crash: Crash, flip: bool) {
         match crash {
             Crash::Clean => {
-                self.log.close().expect("a healthy log closes");
+                self.log.step(&mut Vec::new(), true, 5);
                 self.note_all_durable();
+                self.log.close().expect("a healthy log closes");
                 self.disk.kill();
             }
             Crash::Kill => self.disk.kill(),
