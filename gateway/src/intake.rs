@@ -25,7 +25,9 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
+use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::future::{FutureExt, LocalBoxFuture};
@@ -40,6 +42,9 @@ const HEADER_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the body of a request may take: longer than any SDK waits for its answer.
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
 
+/// How long a drain waits for the first bytes of a connection that has sent none.
+const FAREWELL: Duration = Duration::from_millis(100);
+
 /// Serves one connection until either side closes it. A [`crate::tenant::Serve`].
 pub fn serve(accepted: Accepted, core: Rc<Core>) -> LocalBoxFuture<'static, ()> {
     connection(accepted, core).boxed_local()
@@ -51,7 +56,13 @@ async fn connection(accepted: Accepted, core: Rc<Core>) {
         Ok(wire) => wire,
         Err(error) => return tracing::warn!(%error, "an accepted socket cannot be polled"),
     };
-    let Ok(sniffed) = tokio::time::timeout(HEADER_DEADLINE, sniff::sniff(wire)).await else {
+    let sniffed = tokio::select! {
+        biased;
+        sniffed = tokio::time::timeout(HEADER_DEADLINE, sniff::sniff(wire)) => sniffed,
+        // It had nothing to say yet; a client that connects again finds the next gateway, or its kernel's backlog.
+        () = farewell(&core) => return,
+    };
+    let Ok(sniffed) = sniffed else {
         return core.count_violation("the connection sent nothing for too long".into());
     };
     match sniffed {
@@ -60,4 +71,10 @@ async fn connection(accepted: Accepted, core: Rc<Core>) {
         // Closed before it said anything: a probe of the port, or a client that gave up.
         Err(_closed) => {}
     }
+}
+
+/// Resolves a moment after the tenant begins to drain: what waited in the backlog has its first bytes by then.
+async fn farewell(core: &Core) {
+    poll_fn(|_| if core.is_leaving() { Poll::Ready(()) } else { Poll::Pending }).await;
+    tokio::time::sleep(FAREWELL).await;
 }

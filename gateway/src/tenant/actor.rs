@@ -20,7 +20,7 @@ use super::handle::Command;
 use super::state::{Effect, Event, State};
 
 /// A tenant's task.
-pub(super) struct Actor {
+pub(crate) struct Actor {
     core: Rc<Core>,
     serve: Serve,
     inbox: mpsc::Receiver<Command>,

@@ -1,11 +1,15 @@
 //! A registry on a queue that commits when a test says so. For the tests of the tenant, of intake and of lifecycle.
 
+use std::rc::Rc;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::actor::Actor;
 use super::core::Log;
+use super::handle::Origin;
 use super::pace::SLICE;
 use super::{Core, Handle, Pace, Registry, Serve};
 use crate::base::handoff::Handoff;
@@ -139,10 +143,25 @@ impl Bench {
         Self { log, handoff, ledger, registry }
     }
 
+    /// A tenant whose task the test polls itself, on its own thread and clock.
+    pub(crate) fn local_actor(&self, name: &str, policy: Policy, serve: Serve) -> (Actor, Rc<Core>) {
+        let (handle, commands) = Handle::new(Origin {
+            id: TenantId(1),
+            identity: identity(name),
+            worker: 0,
+            account: self.ledger.account(policy.limits.memory),
+            policy,
+            closing: Arc::default(),
+            load: Arc::new(AtomicUsize::new(1)),
+        });
+        let core = self.local_core(&handle);
+        (Actor::new(core.clone(), serve, commands), core)
+    }
+
     /// The inside of a tenant on the test's own thread and clock. Its commits wake nobody.
-    pub(crate) fn local_core(&self, handle: &Arc<Handle>) -> std::rc::Rc<Core> {
+    pub(crate) fn local_core(&self, handle: &Arc<Handle>) -> Rc<Core> {
         let (log, handoff) = (self.log.clone(), self.handoff.clone());
-        std::rc::Rc::new(Core::new(handle.clone(), log, handoff, std::rc::Rc::default(), Pace::new(SLICE)))
+        Rc::new(Core::new(handle.clone(), log, handoff, Rc::default(), Pace::new(SLICE)))
     }
 
     /// Attaches `namespace/name` with `policy`.

@@ -1,10 +1,11 @@
 //! What tenants owe each other on one worker, and what the registry promises.
 
 use std::cell::RefCell;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
@@ -13,8 +14,9 @@ use futures_util::future::LocalBoxFuture;
 use tokio::time::Instant;
 
 use super::testing::{Bench, identity, policy};
-use super::{Accepted, AttachError, ConnectionPermit, Core, Handle, SocketKind, budget};
+use super::{Accepted, AttachError, ConnectionPermit, Core, Handle, SocketKind, State, budget};
 use crate::base::TenantIdentity;
+use crate::base::stats::Refusal;
 
 /// Turns that the quiet neighbour's one connection takes before it ends.
 const TURNS: u64 = 200;
@@ -22,9 +24,9 @@ const TURNS: u64 = 200;
 /// Pieces of work that the greedy tenant's connections did.
 static PIECES: AtomicU64 = AtomicU64::new(0);
 
-/// The greedy tenant, and its slices at the quiet one's first and last turn: taken on the worker they share.
+/// The greedy tenant, and the slices of both at the quiet one's first and last turn: taken on the worker they share.
 static GREEDY: OnceLock<Arc<Handle>> = OnceLock::new();
-static GIVEN: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
+static GIVEN: Mutex<[(u64, u64); 2]> = Mutex::new([(0, 0); 2]);
 
 thread_local! {
     /// Of the greedy tenant's connections, in a ring.
@@ -40,8 +42,8 @@ fn serve(accepted: Accepted, core: Rc<Core>) -> LocalBoxFuture<'static, ()> {
     poll_fn(move |cx| {
         if !greedy {
             turns += 1;
-            let given = GREEDY.get().map_or(0, |greedy| greedy.snapshot().slices);
-            GIVEN[usize::from(turns > 1)].store(given, Ordering::Relaxed);
+            let greedy = GREEDY.get().map_or(0, |greedy| greedy.snapshot().slices);
+            GIVEN.lock().unwrap()[usize::from(turns > 1)] = (greedy, core.handle.snapshot().slices);
             cx.waker().wake_by_ref();
             return if turns == TURNS { Poll::Ready(()) } else { Poll::Pending };
         }
@@ -88,8 +90,9 @@ async fn a_hundred_connections_get_one_tenants_share() {
         tokio::task::yield_now().await;
     }
 
-    let [first, last] = [&GIVEN[0], &GIVEN[1]].map(|slices| slices.load(Ordering::Relaxed));
-    assert!(last - first <= TURNS + 4, "{} slices during {TURNS} turns of the neighbour", last - first);
+    let [first, last] = *GIVEN.lock().unwrap();
+    let (given, took) = (last.0 - first.0, last.1 - first.1);
+    assert!(took >= TURNS - 1 && given <= took + 4, "{given} slices for the greedy one, {took} for its neighbour");
     let pieces = PIECES.load(Ordering::Relaxed);
     assert!(pieces <= greedy.snapshot().slices, "{pieces} pieces of work, each of them as long as a slice");
     bench.registry.close();
@@ -193,4 +196,50 @@ async fn tenants_are_spread_and_workers_answer() {
         bench.registry.attach(identity("shop/late"), policy()).map(|handle| handle.id()),
         Err(AttachError::Workers)
     );
+}
+
+/// Scenario: the connections of a tenant have more requests refused than its budget for refusals allows.
+/// Guarantees: it is left unread and takes no connection for half a second, then is served again; a drain meanwhile does not
+/// wait for that.
+#[tokio::test(start_paused = true)]
+async fn too_many_refusals_leave_the_tenant_unread_for_a_moment() {
+    fn refusing(accepted: Accepted, core: Rc<Core>) -> LocalBoxFuture<'static, ()> {
+        (0..1_000).for_each(|_| core.count_refusal(Refusal::Malformed, "on purpose".into()));
+        async move {
+            let _permit = accepted.permit;
+            poll_fn(|_| if core.is_leaving() { Poll::Ready(()) } else { Poll::Pending }).await;
+        }
+        .boxed_local()
+    }
+    let bench = Bench::new(serve);
+    let (mut actor, core) = bench.local_actor("shop/cart", policy(), refusing);
+    let handle = core.handle.clone();
+    let mut poll = || {
+        let mut cx = std::task::Context::from_waker(Waker::noop());
+        assert!(Pin::new(&mut actor).poll(&mut cx).is_pending());
+    };
+
+    connect(&handle);
+    poll();
+    assert!(matches!(handle.state(), State::Throttled { .. }) && core.is_held());
+    assert!(handle.connection_permit().is_none(), "connections wait in the pod's own kernel");
+
+    tokio::time::advance(Duration::from_millis(499)).await;
+    poll();
+    assert!(core.is_held());
+    tokio::time::advance(Duration::from_millis(2)).await;
+    poll();
+    assert_eq!((handle.state(), core.is_held()), (State::Serving, false));
+    assert!(handle.connection_permit().is_some());
+
+    (0..1_000).for_each(|_| core.count_refusal(Refusal::Malformed, "on purpose".into()));
+    poll();
+    assert!(core.is_held());
+    let mut drain = std::pin::pin!(handle.drain(Instant::now() + Duration::from_secs(2)));
+    assert!(futures_util::poll!(drain.as_mut()).is_pending());
+    poll();
+    poll();
+    assert!(futures_util::poll!(drain.as_mut()).is_ready());
+    assert_eq!((handle.state(), handle.open()), (State::Gone, 0));
+    bench.registry.close();
 }
