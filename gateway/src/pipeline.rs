@@ -69,8 +69,9 @@ pub struct Part {
     pub items: u32,
 }
 
-/// Bytes that are copied in the time in which one is validated, roughly.
-const COPIED_PER_VALIDATED: usize = 8;
+/// Bytes that are copied in the time in which one is validated, roughly, when the memory is fresh: page faults of a large
+/// request cost more than the copy (measured: 1.9 GB/s, against 50 into memory in use).
+const COPIED_PER_VALIDATED: usize = 2;
 
 impl Job {
     /// Takes the whole message, already decompressed.

@@ -73,9 +73,9 @@ struct OpenLevel {
     body: usize,
 }
 
-/// What a field costs of a step's budget, in bytes; and how many bytes copied cost one.
+/// What a field costs of a step's budget, in bytes; and how many bytes copied to fresh memory cost one.
 const FIELD_COST: usize = 16;
-pub(crate) const COPIED_PER_COST: usize = 8;
+const COPIED_PER_COST: usize = 2;
 
 /// A part is closed early rather than to have more pieces: they are memory that nobody reserved.
 const PIECES_MAX: usize = 65_536;

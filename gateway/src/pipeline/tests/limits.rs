@@ -182,6 +182,19 @@ fn a_packed_list_may_be_written_unpacked() {
     }
 }
 
+/// Scenario: a request of nothing but the smallest possible spans.
+/// Guarantees: a step counts them, not only their bytes, so it does not last many times as long as usual.
+#[test]
+fn a_step_pays_for_fields_as_well_as_for_bytes() {
+    let payload = within(&[1, 2], &[0x12, 0x00].repeat(50_000));
+    let mut job = Job::new(Signal::Traces, Bytes::from(payload));
+    let mut steps = 1;
+    while let Ok(Step::More) = job.step(&no_plan(), 10_000) {
+        steps += 1;
+    }
+    assert!(steps >= 80, "{steps} steps for 50,000 spans");
+}
+
 /// Scenario: a request of a few megabytes made of the smallest possible resources; resources given a hundred times;
 /// an attested key given a thousand times.
 /// Guarantees: none of them becomes a multiple of its own memory: each is refused.
