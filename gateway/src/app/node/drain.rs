@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! sockets    every listener deregistered; the shims hold them, connections wait there
-//! tenants    GOAWAY, requests in flight finished
+//! tenants    GOAWAY, requests in flight finished, workers ended
 //! export     what is volatile goes to the log; requests in flight finished; cursors saved
 //! queue      committed, synced, lock released
 //! ```
@@ -40,8 +40,9 @@ pub(super) async fn run(
     }
     let ending = node.clone();
     let finished = tokio::task::spawn_blocking(move || {
-        let report = ending.exporter.drain(false, started + DRAIN_MAX - QUEUE_MIN);
+        // Before export: what a tenant acknowledges from memory is on its way there until its worker has ended.
         ending.registry.close();
+        let report = ending.exporter.drain(false, started + DRAIN_MAX - QUEUE_MIN);
         (report, ending.queue.close())
     });
     let Ok((report, closed)) = finished.await else {
