@@ -12,7 +12,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -70,13 +70,15 @@ fn measure_arm(arm: &str, spans: u64, duration: Duration) -> Result<Row> {
     };
     let message = payload::traces("cart", &(1..=spans).collect::<Vec<_>>());
     let shape = Shape { address: subject.intake, connections: 4, in_flight: 4, duration };
-    load(Shape { duration: Duration::from_millis(500), ..shape }, &message)?;
-    subject.settle(&sink)?;
+    let warm = load(Shape { duration: Duration::from_millis(500), ..shape }, &message)?;
+    settle(&sink, warm.accepted * message.len() as u64)
+        .with_context(|| format!("{arm}, {spans} spans, warming up: {}", subject.explain()))?;
 
     let before = measure::cpu_time(subject.pid)?;
     let bytes_before = sink.bytes();
     let outcome = load(shape, &message)?;
-    subject.settle(&sink)?;
+    settle(&sink, bytes_before + outcome.accepted * message.len() as u64)
+        .with_context(|| format!("{arm}, {spans} spans: {}", subject.explain()))?;
     let cpu = measure::cpu_time(subject.pid)? - before;
 
     if outcome.refused > 0 {
@@ -85,10 +87,6 @@ fn measure_arm(arm: &str, spans: u64, duration: Duration) -> Result<Row> {
             outcome.refused,
             outcome.refused + outcome.accepted
         );
-    }
-    let (arrived, sent) = (sink.bytes() - bytes_before, outcome.accepted * message.len() as u64);
-    if arrived < sent {
-        bail!("{arm}, {spans} spans: {arrived} bytes arrived of {sent} that were acknowledged");
     }
     Ok(Row { cpu, spans: outcome.accepted * spans, outcome })
 }
@@ -104,9 +102,22 @@ struct Subject {
     children: Vec<Child>,
     pid: u32,
     intake: SocketAddr,
+    /// Where to ask why, if it can say.
+    admin: Option<SocketAddr>,
 }
 
 impl Subject {
+    /// What /tenants says; empty for a floor.
+    fn explain(&self) -> String {
+        let Some(admin) = self.admin else { return String::new() };
+        let mut answer = String::new();
+        let asked = TcpStream::connect(admin).and_then(|mut stream| {
+            write!(stream, "GET /tenants?format=json HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n")?;
+            stream.read_to_string(&mut answer)
+        });
+        asked.map_or_else(|error| error.to_string(), |_| answer)
+    }
+
     fn floor(mode: &str, sink: SocketAddr, dir: &Path) -> Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
             .args(["floor", mode, &sink.to_string()])
@@ -116,7 +127,7 @@ impl Subject {
         let mut line = String::new();
         BufReader::new(child.stdout.take().context("piped")?).read_line(&mut line)?;
         let intake = line.trim().parse().with_context(|| format!("the floor said {line:?}"))?;
-        Ok(Self { pid: child.id(), children: vec![child], intake })
+        Ok(Self { pid: child.id(), children: vec![child], intake, admin: None })
     }
 
     fn pillion(ack: &str, sink: SocketAddr, dir: &Path) -> Result<Self> {
@@ -179,20 +190,23 @@ tenants:
         let workers = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
         let pid = workers.split_ascii_whitespace().next().context("the supervisor has a worker")?.parse()?;
         children.push(supervisor);
-        Ok(Self { children, pid, intake: grpc })
+        Ok(Self { children, pid, intake: grpc, admin: Some(admin) })
     }
+}
 
-    /// Returns when nothing arrives at the sink any more: what was accepted has left.
-    fn settle(&self, sink: &Sink) -> Result<()> {
-        let started = Instant::now();
-        let mut last = sink.bytes();
-        while sink.wait_until(QUIET, |_, _| sink.bytes() != last) {
-            if started.elapsed() > Duration::from_secs(120) {
-                bail!("the backlog does not end");
-            }
-            last = sink.bytes();
+/// Returns when everything that was acknowledged has arrived (attributes that were added make it a little more) and
+/// nothing moves any more.
+fn settle(sink: &Sink, bytes: u64) -> Result<()> {
+    let started = Instant::now();
+    loop {
+        let last = sink.bytes();
+        let moves = sink.wait_until(QUIET, |_, _| sink.bytes() != last);
+        if !moves && last >= bytes {
+            return Ok(());
         }
-        Ok(())
+        if started.elapsed() > Duration::from_secs(30) {
+            bail!("{last} bytes arrived of {bytes} that were acknowledged");
+        }
     }
 }
 
