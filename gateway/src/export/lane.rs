@@ -48,6 +48,7 @@ pub(crate) struct Lane {
     fresh: [VecDeque<Record>; 3],
     suspects: VecDeque<Record>,
     ahead: VecDeque<Committed>,
+    ahead_bytes: usize,
     meter: Meter,
     /// Pieces of split records that are not done.
     pieces: SmallVec<[(Key, usize); 1]>,
@@ -116,6 +117,7 @@ impl Lane {
             fresh: Default::default(),
             suspects: VecDeque::new(),
             ahead: VecDeque::new(),
+            ahead_bytes: 0,
             meter: Meter { own: 0, shared },
             pieces: SmallVec::new(),
             spills: VecDeque::new(),
@@ -138,6 +140,12 @@ impl Lane {
     /// Bytes of payload in memory, those in flight included.
     pub(crate) fn held_bytes(&self) -> usize {
         self.meter.own
+    }
+
+    /// Whether it holds so much that it need not read yet. What waits behind a gap does not count: the rest goes away by
+    /// being sent, but that only goes when the gap is read.
+    pub(crate) fn has_enough(&self, bytes: usize) -> bool {
+        self.meter.own - self.ahead_bytes >= bytes
     }
 
     /// Whether a read from the log is to be started for it.
@@ -185,7 +193,9 @@ impl Lane {
             self.forget_ahead();
         }
         if payload.is_some() && (room || !routed) && self.ahead.len() < BOOKED_RECORDS_MAX {
-            self.meter.add(payload.as_ref().map_or(0, Bytes::len));
+            let bytes = payload.as_ref().map_or(0, Bytes::len);
+            self.meter.add(bytes);
+            self.ahead_bytes += bytes;
             self.ahead.push_back(Committed { payload, ..*arrival });
             self.load_ahead();
         }
@@ -202,6 +212,7 @@ impl Lane {
             let Some(first) = self.ahead.pop_front() else { break };
             let payload = first.payload.unwrap_or_default();
             self.meter.sub(payload.len());
+            self.ahead_bytes -= payload.len();
             if !known {
                 let items = u32::try_from(first.items).unwrap_or(u32::MAX);
                 self.load(sequence, first.signal, items, payload);
@@ -458,7 +469,9 @@ impl Lane {
 
     fn forget_ahead(&mut self) {
         while let Some(arrival) = self.ahead.pop_front() {
-            self.meter.sub(arrival.payload.map_or(0, |payload| payload.len()));
+            let bytes = arrival.payload.map_or(0, |payload| payload.len());
+            self.meter.sub(bytes);
+            self.ahead_bytes -= bytes;
         }
     }
 

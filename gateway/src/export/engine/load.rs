@@ -278,7 +278,7 @@ impl Engine {
             return;
         }
         let resting = lane.rest_until.is_some_and(|until| self.now < until);
-        if resting || lane.held_bytes() >= bytes * 2 {
+        if resting || lane.has_enough(bytes * 2) {
             // Has enough for now: asks again when something of it was delivered or its rest is over.
             return;
         }

@@ -77,3 +77,28 @@ fn a_cursor_stays_where_it_is_without_a_route() {
     assert_eq!(deliver_all(&mut lane).len(), 4);
     assert_eq!(lane.acknowledged(), Sequence(4));
 }
+
+/// Scenario: megabytes arrive behind a record that is to be read from the log, and nothing else is in memory.
+/// Guarantees: they do not count as enough, or the gap would never be read and all of it would wait for ever; once it is
+/// read they are sent.
+#[test]
+fn what_waits_behind_a_gap_does_not_keep_it_from_being_read() {
+    let mut lane = lane([true; 3]);
+    lane.tail = Sequence(1);
+    let arrival = Committed {
+        tenant: TenantId(1),
+        signal: Signal::Logs,
+        sequence: Sequence(2),
+        previous: Sequence(1),
+        items: 1,
+        received_unix_ms: 0,
+        payload: Some(Bytes::from(vec![0; 4 << 20])),
+    };
+    lane.offer(&arrival, true);
+    assert!(lane.wants_read() && !lane.has_enough(2 << 20), "{lane:?}");
+
+    lane.take_read(Sequence::ZERO, stored(1..=1), Sequence(1));
+    assert!(!lane.wants_read() && lane.has_enough(2 << 20), "{lane:?}");
+    assert_eq!(deliver_all(&mut lane).len(), 2);
+    assert_eq!((lane.held_bytes(), lane.acknowledged()), (0, Sequence(2)));
+}
