@@ -71,12 +71,11 @@ fn ack_memory_is_delivered_without_the_log() {
     let backend = Backend::grpc(|_| Say::Ok);
     let node = Node::start(dir.path(), vec![grpc(&backend)]);
     let id = node.tenant("a/a");
-    let records = node.queue.snapshot().records;
     names("a/a", 0..200).iter().for_each(|name| node.volatile(id, &[name]));
     assert_eq!(backend.wait_for(200), names("a/a", 0..200));
     node.wait(|snapshot| count(&snapshot[0], |stats| &stats.delivered) == 200);
+    // Its data, that is; how much was delivered is saved with the cursors.
     assert_eq!(node.queue.read(id, Default::default(), 1 << 20).expect("readable").records.len(), 0);
-    assert_eq!(node.queue.snapshot().records, records);
     node.stop(false);
 }
 
