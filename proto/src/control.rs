@@ -48,18 +48,10 @@
 use std::fmt;
 use std::net::SocketAddr;
 
-mod wire;
+pub use crate::wire::{DecodeError, MESSAGE_BYTES_MAX, PORTS_MAX, TEXT_BYTES_MAX};
+use crate::wire::{Reader, Writer};
 
-use wire::{Reader, Writer};
-
-/// Largest packet on `ctl`, in bytes. Anything longer is refused unread.
-pub const MESSAGE_BYTES_MAX: usize = 4096;
-
-/// Longest text in a message, in bytes; encoding cuts what is longer at a character boundary.
-pub const TEXT_BYTES_MAX: usize = 1024;
-
-/// Most ports in a WELCOME; encoding drops what is more.
-pub const PORTS_MAX: usize = 8;
+const MAGIC: u8 = b'P';
 
 /// The highest version of the protocol that this crate speaks.
 pub const VERSION: u16 = 1;
@@ -348,64 +340,29 @@ impl NackCode {
     }
 }
 
-/// Why bytes are not a message. The session cannot go on: what follows cannot be trusted either.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DecodeError {
-    /// Longer than [`MESSAGE_BYTES_MAX`].
-    TooLong,
-    /// Ends inside the header or a field.
-    Truncated,
-    /// Does not begin with the magic byte: the peer speaks something else.
-    Magic,
-    /// Another encoding than 1.
-    Encoding(u8),
-    /// A field has a length that its type cannot have.
-    Length,
-    /// A field holds a value that its type does not have.
-    Value,
-    /// A text is not UTF-8.
-    Text,
-}
-
-impl fmt::Display for DecodeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TooLong => write!(f, "control message of more than {MESSAGE_BYTES_MAX} bytes"),
-            Self::Truncated => f.write_str("control message ends in the middle"),
-            Self::Magic => f.write_str("not a control message: wrong first byte"),
-            Self::Encoding(byte) => write!(f, "control message in encoding {byte}, only 1 is known"),
-            Self::Length => f.write_str("control message with a field of impossible length"),
-            Self::Value => f.write_str("control message with a value out of range"),
-            Self::Text => f.write_str("control message with a text that is not UTF-8"),
-        }
-    }
-}
-
-impl std::error::Error for DecodeError {}
-
 impl ToGateway {
     /// The packet. At most [`MESSAGE_BYTES_MAX`] bytes, whatever the fields hold.
     pub fn encode(&self) -> Vec<u8> {
         match self {
-            Self::Hello(hello) => Writer::new(0x01, 0)
+            Self::Hello(hello) => Writer::new(MAGIC, 0x01, 0)
                 .u16(hello.version)
                 .text(&hello.shim_version)
                 .u64(hello.instance)
                 .u32(hello.capabilities.0)
                 .finish(),
-            Self::Donate { id, address } => Writer::new(0x02, *id).address(*address).finish(),
-            Self::Conn { id, listener } => Writer::new(0x03, *id).address(*listener).finish(),
-            Self::Ready => Writer::new(0x04, 0).finish(),
-            Self::Dialed { id, error: None } => Writer::new(0x05, *id).u8(0).text("").finish(),
-            Self::Dialed { id, error: Some(error) } => Writer::new(0x05, *id).u8(1).text(error).finish(),
-            Self::Pong => Writer::new(0x06, 0).finish(),
-            Self::Bye { id } => Writer::new(0x07, *id).finish(),
+            Self::Donate { id, address } => Writer::new(MAGIC, 0x02, *id).address(*address).finish(),
+            Self::Conn { id, listener } => Writer::new(MAGIC, 0x03, *id).address(*listener).finish(),
+            Self::Ready => Writer::new(MAGIC, 0x04, 0).finish(),
+            Self::Dialed { id, error: None } => Writer::new(MAGIC, 0x05, *id).u8(0).text("").finish(),
+            Self::Dialed { id, error: Some(error) } => Writer::new(MAGIC, 0x05, *id).u8(1).text(error).finish(),
+            Self::Pong => Writer::new(MAGIC, 0x06, 0).finish(),
+            Self::Bye { id } => Writer::new(MAGIC, 0x07, *id).finish(),
         }
     }
 
     /// Reads one packet. `None`: a kind that this version does not know; ignore it and close its descriptor.
     pub fn decode(packet: &[u8]) -> Result<Option<Self>, DecodeError> {
-        let mut from = Reader::new(packet)?;
+        let mut from = Reader::new(MAGIC, packet)?;
         let id = from.id;
         Ok(Some(match from.kind {
             0x01 => Self::Hello(Hello {
@@ -438,24 +395,26 @@ impl ToShim {
     /// The packet. At most [`MESSAGE_BYTES_MAX`] bytes, whatever the fields hold.
     pub fn encode(&self) -> Vec<u8> {
         match self {
-            Self::Welcome(welcome) => {
-                Writer::new(0x81, 0).u16(welcome.version).ports(&welcome.ports).u8(welcome.mode.to_wire()).finish()
-            }
-            Self::Return { address } => Writer::new(0x82, 0).address(*address).finish(),
-            Self::Returned => Writer::new(0x83, 0).finish(),
-            Self::Ack { id } => Writer::new(0x84, *id).finish(),
-            Self::Nack(nack) => Writer::new(0x85, nack.id).u16(nack.code.to_wire()).text(&nack.reason).finish(),
-            Self::Credit { connections } => Writer::new(0x86, 0).u32(*connections).finish(),
-            Self::Dial { id, port } => Writer::new(0x87, *id).u16(*port).finish(),
-            Self::Mode { mode } => Writer::new(0x88, 0).u8(mode.to_wire()).finish(),
-            Self::Handoff => Writer::new(0x89, 0).finish(),
-            Self::Ping => Writer::new(0x8a, 0).finish(),
+            Self::Welcome(welcome) => Writer::new(MAGIC, 0x81, 0)
+                .u16(welcome.version)
+                .ports(&welcome.ports)
+                .u8(welcome.mode.to_wire())
+                .finish(),
+            Self::Return { address } => Writer::new(MAGIC, 0x82, 0).address(*address).finish(),
+            Self::Returned => Writer::new(MAGIC, 0x83, 0).finish(),
+            Self::Ack { id } => Writer::new(MAGIC, 0x84, *id).finish(),
+            Self::Nack(nack) => Writer::new(MAGIC, 0x85, nack.id).u16(nack.code.to_wire()).text(&nack.reason).finish(),
+            Self::Credit { connections } => Writer::new(MAGIC, 0x86, 0).u32(*connections).finish(),
+            Self::Dial { id, port } => Writer::new(MAGIC, 0x87, *id).u16(*port).finish(),
+            Self::Mode { mode } => Writer::new(MAGIC, 0x88, 0).u8(mode.to_wire()).finish(),
+            Self::Handoff => Writer::new(MAGIC, 0x89, 0).finish(),
+            Self::Ping => Writer::new(MAGIC, 0x8a, 0).finish(),
         }
     }
 
     /// Reads one packet. `None`: a kind that this version does not know; ignore it and close its descriptor.
     pub fn decode(packet: &[u8]) -> Result<Option<Self>, DecodeError> {
-        let mut from = Reader::new(packet)?;
+        let mut from = Reader::new(MAGIC, packet)?;
         let id = from.id;
         Ok(Some(match from.kind {
             0x81 => Self::Welcome(Welcome {
