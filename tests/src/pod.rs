@@ -39,6 +39,8 @@ pub struct Spec<'a> {
     pub number: u16,
     /// Clients that open a connection for each request.
     pub clients: usize,
+    /// RLIMIT_NOFILE of each of its processes; `None`: as it is here.
+    pub descriptors_max: Option<u32>,
 }
 
 /// A running pod. Killed when dropped, shim and all.
@@ -68,7 +70,7 @@ pub struct Report {
 impl Pod {
     /// Starts it in new user and network namespaces, through `unshare` of util-linux, which every distribution has.
     pub fn start(spec: &Spec<'_>) -> Self {
-        let mut child = Command::new("unshare")
+        let mut child = limited(spec.descriptors_max)
             .args(["--map-root-user", "--net", "--kill-child", "--fork", spec.program, spec.node])
             .arg(spec.socket_dir)
             .args([spec.mode, spec.service, &spec.number.to_string(), &spec.clients.to_string()])
@@ -122,6 +124,14 @@ impl Pod {
     pub fn errors(&self) -> String {
         self.errors.all()
     }
+}
+
+/// `unshare`, with the limit of its descriptors where there is one.
+fn limited(descriptors_max: Option<u32>) -> Command {
+    let Some(limit) = descriptors_max else { return Command::new("unshare") };
+    let mut command = Command::new("prlimit");
+    command.args([&format!("--nofile={limit}:{limit}"), "unshare"]);
+    command
 }
 
 impl Drop for Pod {

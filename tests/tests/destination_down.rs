@@ -38,6 +38,7 @@ tenants:
         service: "cart",
         number: 1,
         clients: 4,
+        descriptors_max: None,
     });
     pod.wait_for_progress(20);
     assert!(sink.wait_until_refused(PATIENCE, 3), "{fault:?}: it must go on trying\n{}", gateway.explain());

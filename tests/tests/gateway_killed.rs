@@ -35,7 +35,16 @@ tenants:
 }
 
 fn pod<'a>(dir: &'a std::path::Path, service: &'a str, number: u16) -> Pod {
-    Pod::start(&Spec { program: POD, node: NODE, socket_dir: dir, mode: "donate", service, number, clients: 8 })
+    Pod::start(&Spec {
+        program: POD,
+        node: NODE,
+        socket_dir: dir,
+        mode: "donate",
+        service,
+        number,
+        clients: 8,
+        descriptors_max: None,
+    })
 }
 
 /// Scenario: kill -9 of the gateway fifty times under load of sixteen clients in two pods, each of which opens a new

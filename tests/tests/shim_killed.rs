@@ -38,6 +38,7 @@ tenants:
         service: "cart",
         number: 1,
         clients: 4,
+        descriptors_max: None,
     });
 
     for _ in 0..10 {

@@ -37,6 +37,7 @@ tenants:
         service: "cart",
         number: 1,
         clients: 4,
+        descriptors_max: None,
     });
     pod.wait_for_progress(4);
 

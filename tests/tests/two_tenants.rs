@@ -36,7 +36,16 @@ fn run(mode: &str) -> ([Report; 2], Ids, serde_json::Value) {
     let dirs: Vec<PathBuf> = ["cart", "noisy"].iter().map(|name| below(&dir, name)).collect();
     let start = |index: usize, service: &str, number: u16| {
         let socket_dir = &dirs[index];
-        Pod::start(&Spec { program: POD, node: NODE, socket_dir, mode, service, number, clients: 2 })
+        Pod::start(&Spec {
+            program: POD,
+            node: NODE,
+            socket_dir,
+            mode,
+            service,
+            number,
+            clients: 2,
+            descriptors_max: None,
+        })
     };
     // Each claims to be the other; what counts is the socket that it came through.
     let (cart, noisy) = (start(0, "noisy", 1), start(1, "cart", 2));

@@ -1,0 +1,88 @@
+//! Somebody with the user id of other pods' shims leaves passed descriptors unread (docs/threats.md row 18).
+
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use pillion_loadtest::sink::{Keep, Sink};
+use pillion_tests::gateway::{Gateway, below, directory};
+use pillion_tests::pod::{Pod, Spec};
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sendmsg, socketpair,
+};
+
+const NODE: &str = env!("CARGO_BIN_EXE_pillion-node");
+const POD: &str = env!("CARGO_BIN_EXE_pillion-pod");
+
+/// Above this many in flight the kernel refuses the shim's descriptors: its own RLIMIT_NOFILE (unix(7), ETOOMANYREFS).
+const SHIM_DESCRIPTORS: u32 = 64;
+
+/// More than a shim may see in flight, and far fewer than the limit of any other program of this user.
+const ATTACK: usize = 96;
+
+/// Descriptors that wait in a socket for nobody, counted for this user until it is dropped.
+fn leave_descriptors_in_flight() -> [OwnedFd; 2] {
+    let (ours, theirs) =
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).expect("a socket pair");
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(ATTACK))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let passed = [ours.as_fd(); ATTACK];
+    assert!(control.push(SendAncillaryMessage::ScmRights(&passed)), "the buffer has room for all of them");
+    let sent = sendmsg(&ours, &[IoSlice::new(b"unread")], &mut control, SendFlags::empty());
+    sent.expect("this process may have so many in flight");
+    [ours, theirs]
+}
+
+fn listeners(gateway: &Gateway) -> usize {
+    gateway.json("/tenants?format=json")["tenants"][0]["listeners"].as_array().map_or(0, Vec::len)
+}
+
+/// Scenario: a process of the same user has more descriptors in flight than a pod's shim may see, when that shim starts
+/// and wants to donate its listeners; some time later they are gone.
+/// Guarantees: the pod is served all the while, by relaying at first; the shim donates when it can. Nothing is refused,
+/// unanswered or lost.
+#[test]
+fn the_shims_of_the_same_user_relay_until_they_can_donate() {
+    let dir = directory();
+    let sink = Sink::start("127.0.0.1:0".parse().unwrap(), Keep::TraceIds("k8s.pod.name".into())).unwrap();
+    let config = format!(
+        "node:
+  data_dir: DIR/data
+  admin: ADMIN
+defaults: {{destinations: [backend]}}
+destinations:
+  backend: {{allow: [\"*\"], protocol: grpc, endpoint: \"http://{}\"}}
+tenants:
+  shop/cart: {{socket_dir: DIR/cart}}
+",
+        sink.address()
+    );
+    let gateway = Gateway::start(NODE, dir.path(), &config);
+    let socket_dir = below(&dir, "cart");
+    let attack = leave_descriptors_in_flight();
+    let pod = Pod::start(&Spec {
+        program: POD,
+        node: NODE,
+        socket_dir: &socket_dir,
+        mode: "auto",
+        service: "cart",
+        number: 1,
+        clients: 2,
+        descriptors_max: Some(SHIM_DESCRIPTORS),
+    });
+
+    pod.wait_for_progress(2);
+    assert_eq!(listeners(&gateway), 0, "the kernel must refuse to pass them\n{}", pod.errors());
+    assert!(pod.errors().contains("too many descriptors in flight"), "the shim must say why\n{}", pod.errors());
+    drop(attack);
+    while listeners(&gateway) < 2 {
+        pod.wait_for_progress(1);
+    }
+    pod.wait_for_progress(1);
+    let report = pod.stop();
+
+    assert_eq!((report.connect_failed, report.unanswered), (0, 0), "{:?}\n{}", report.examples, gateway.explain());
+    let arrived = sink.wait_until(Duration::from_secs(60), |ids, _| report.acked.iter().all(|id| ids.contains_key(id)));
+    assert!(arrived, "{}", gateway.explain());
+}
