@@ -5,6 +5,7 @@
 mod serve;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -26,6 +27,27 @@ pub enum Keep {
     TraceIds(String),
     /// The whole of it.
     Payloads,
+    /// Nothing here: it is handed on, before it is answered.
+    Hand(Taker),
+}
+
+/// Takes a request over; one that it does not understand is answered as invalid.
+#[derive(Clone)]
+pub struct Taker(Arc<Take>);
+
+type Take = dyn Fn(&Received) -> Result<(), prost::DecodeError> + Send + Sync;
+
+impl Taker {
+    /// `take` runs on the sink's thread.
+    pub fn new(take: impl Fn(&Received) -> Result<(), prost::DecodeError> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(take))
+    }
+}
+
+impl fmt::Debug for Taker {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Taker")
+    }
 }
 
 /// How requests are answered.
@@ -235,6 +257,7 @@ impl Shared {
         match &self.keep {
             Keep::Nothing => {}
             Keep::Payloads => self.kept().payloads.push(received),
+            Keep::Hand(taker) => taker.0(&received)?,
             Keep::TraceIds(key) => {
                 let ids = payload::trace_ids(&received.payload, key)?;
                 let mut kept = self.kept();
