@@ -3,7 +3,6 @@
 //! The server, the views and the sink are the real ones; tenants, destinations and telemetry are invented. It ends with
 //! Ctrl-C.
 
-use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -179,8 +178,11 @@ fn sources(world: &Arc<World>, sink: &Arc<Sink>) -> Sources {
             disk_bytes: (64 << 20) + log.tick.load(Ordering::Relaxed) * 4096,
             ..queue::Snapshot::default()
         }),
-        recovered: BTreeMap::new(),
-        sink: Some(sink.clone()),
+        recovered: Box::new(Default::default),
+        sink: Box::new({
+            let sink = sink.clone();
+            move || Some(sink.clone())
+        }),
     }
 }
 

@@ -57,9 +57,9 @@ pub struct Sources {
     pub queue: Provider<queue::Snapshot>,
     /// Items that the start found undelivered in the log, by tenant and `Signal::index`. Tenants that are not attached
     /// any more are known by it.
-    pub recovered: BTreeMap<TenantName, [u64; 3]>,
+    pub recovered: Provider<Arc<BTreeMap<TenantName, [u64; 3]>>>,
     /// The embedded destination, where there is one.
-    pub sink: Option<Arc<Sink>>,
+    pub sink: Provider<Option<Arc<Sink>>>,
 }
 
 /// About the process, fixed at its start.

@@ -1,5 +1,6 @@
 //! The node's gateway, in the order in which data flows through it.
 //!
+//! - [`volumes`] hears from the CSI driver which pods there are, and holds their sockets.
 //! - [`lifecycle`] holds the control sockets and the listeners that shims donate, and accepts connections.
 //! - [`tenant`] is a pod's virtual sidecar: identity, policy, budgets, and the one task that polls all its connections.
 //! - [`intake`] speaks OTLP on one connection and maps every outcome to one reply.
@@ -31,4 +32,5 @@ pub mod sink;
 mod sys;
 pub mod telemetry;
 pub mod tenant;
+pub mod volumes;
 pub mod wire;

@@ -14,6 +14,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -68,6 +69,8 @@ pub struct Lifecycle {
     claims: Arc<Claims>,
     counters: Arc<Counters>,
     sites: Mutex<Sites>,
+    /// See [`Lifecycle::set_announced`].
+    announced: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -89,15 +92,29 @@ struct SiteHandle {
 pub struct Site {
     /// Whose it is.
     pub tenant: Arc<tenant::Handle>,
-    /// `ctl` and `otlp` are made here, 0666 in a directory of mode 0755.
-    pub socket_dir: PathBuf,
+    /// Where it is connected to.
+    pub sockets: SiteSockets,
     /// What WELCOME tells the shim to offer; a donation of another port is refused.
     pub ports: Ports,
     /// Which network namespaces its listeners may come from.
     pub namespace: NamespaceRule,
     /// How long the listeners stay open after a shim has gone without BYE. `None`: until [`Lifecycle::remove`], for a
-    /// site whose end somebody announces (csi's unpublish).
+    /// site whose end somebody announces (csi's unpublish); while nobody does, see [`Lifecycle::set_announced`].
     pub orphan_grace: Option<Duration>,
+}
+
+/// A tenant's `ctl` and `otlp`.
+#[derive(Debug)]
+pub enum SiteSockets {
+    /// To be made in this directory, 0666 in a directory of mode 0755. Their names go with the site.
+    Directory(PathBuf),
+    /// Made by somebody else, who removes their names; listening, and checked for what they are.
+    Given {
+        /// SOCK_SEQPACKET.
+        ctl: OwnedFd,
+        /// SOCK_STREAM.
+        otlp: OwnedFd,
+    },
 }
 
 impl Site {
@@ -165,19 +182,26 @@ impl Lifecycle {
             claims: Claims::new(own),
             counters,
             sites: Mutex::default(),
+            announced: watch::Sender::new(true),
         }))
     }
 
-    /// Makes the sockets of a tenant and serves them. Must be called on the control runtime. An error if the tenant has a
-    /// site already, or its sockets cannot be made.
+    /// Serves a tenant, once its sockets are made. Must be called on the control runtime. An error if the tenant has a
+    /// site already, or its sockets cannot be made or waited on.
     pub fn add(&self, site: Site) -> Result<(), LifecycleError> {
-        let Site { tenant, socket_dir, ports, namespace, orphan_grace } = site;
-        let rules =
-            Rules { tenant: tenant.identity().name.clone(), ports, namespace, orphan_grace, paces: Paces::default() };
-        self.admit(tenant, socket_dir, rules)
+        let Site { tenant, sockets, ports, namespace, orphan_grace } = site;
+        let rules = Rules {
+            tenant: tenant.identity().name.clone(),
+            ports,
+            namespace,
+            orphan_grace,
+            unannounced_grace: Site::ORPHAN_GRACE,
+            paces: Paces::default(),
+        };
+        self.admit(tenant, sockets, rules)
     }
 
-    fn admit(&self, tenant: Arc<tenant::Handle>, socket_dir: PathBuf, rules: Rules) -> Result<(), LifecycleError> {
+    fn admit(&self, tenant: Arc<tenant::Handle>, sockets: SiteSockets, rules: Rules) -> Result<(), LifecycleError> {
         let name = rules.tenant.clone();
         let mut sites = self.sites();
         while let Some(ended) = sites.tasks.try_join_next() {
@@ -185,38 +209,55 @@ impl Lifecycle {
                 tracing::error!(%error, "the task of a site panicked: its tenant was not served until now");
             }
         }
+        let path = match &sockets {
+            SiteSockets::Directory(path) => path.clone(),
+            SiteSockets::Given { .. } => PathBuf::from(format!("the sockets of {name}")),
+        };
         if sites.by_name.contains_key(&name) {
             let source = io::Error::new(io::ErrorKind::AlreadyExists, format!("tenant {name} has its sockets already"));
-            return Err(LifecycleError { action: "serving", path: socket_dir, source });
+            return Err(LifecycleError { action: "serving", path, source });
         }
         let disposal = Disposal::of(&self.reaper);
-        let Sockets { ctl, otlp, names } = Sockets::bind(&socket_dir)?;
+        let Sockets { ctl, otlp, names } = match sockets {
+            SiteSockets::Directory(path) => Sockets::bind(&path)?,
+            SiteSockets::Given { ctl, otlp } => Sockets::given(ctl, otlp),
+        };
+        let otlp = disposal.foreign(otlp);
         let ctl = Watched::new(ctl, &disposal).map_err(|source| LifecycleError {
             action: "waiting on",
-            path: socket_dir.join("ctl"),
+            path: path.join("ctl"),
             source,
         })?;
         let (commands, inbox) = mpsc::channel(2);
         let (status, snapshot) = watch::channel(SiteSnapshot::default());
         let acceptor = Arc::clone(&self.acceptors[sites.added % self.acceptors.len()]);
-        let site = site::Site::new(Parts {
-            rules,
-            around: Surroundings { acceptor, claims: Arc::clone(&self.claims), counters: Arc::clone(&self.counters) },
-            otlp: disposal.foreign(otlp),
-            disposal,
-            ctl,
-            names,
-            doorway: Doorway::new(tenant),
-            commands: inbox,
-            status,
-        });
+        let around = Surroundings {
+            acceptor,
+            claims: Arc::clone(&self.claims),
+            counters: Arc::clone(&self.counters),
+            announced: self.announced.subscribe(),
+        };
+        let doorway = Doorway::new(tenant);
+        let site =
+            site::Site::new(Parts { rules, around, otlp, disposal, ctl, names, doorway, commands: inbox, status });
         sites.added += 1;
         sites.tasks.spawn(site.run());
         sites.by_name.insert(name, SiteHandle { commands, status: snapshot });
         Ok(())
     }
 
-    /// Closes all of a tenant's sockets at once and removes their names. For a pod that is gone, or a tenant that the
+    /// Whether somebody is there who announces the end of sites without an orphan grace. While nobody is, they have
+    /// [`Site::ORPHAN_GRACE`].
+    pub fn set_announced(&self, announced: bool) {
+        self.announced.send_replace(announced);
+    }
+
+    /// Closes a listening socket that pods can connect to, where nobody waits: its queue may hold what a pod has passed.
+    pub fn dispose(&self, socket: OwnedFd) {
+        drop(Disposal::of(&self.reaper).foreign(socket));
+    }
+
+    /// Closes all of a tenant's sockets at once and removes the names that it made. For a pod that is gone, or a tenant that the
     /// configuration no longer lists. False if there is no such site.
     pub async fn remove(&self, tenant: &TenantName) -> bool {
         let Some(site) = self.sites().by_name.remove(tenant) else { return false };

@@ -45,6 +45,8 @@ use crate::base::handoff::Handoff;
 use crate::base::mailbox::Mailbox;
 use crate::base::{Batch, DestinationName, Sequence, Signal, TenantId, TenantName};
 
+pub use directory::DirectoryLock;
+
 use directory::Directory;
 use disk::RealDisk;
 use group::Request;
@@ -308,7 +310,17 @@ const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 impl Queue {
     /// Locks the directory, recovers, starts the writer. Blocking; progress of long recoveries is logged.
     pub fn open(config: Config, handoff: Arc<Handoff>) -> Result<(Self, Recovery), OpenError> {
-        let directory = Directory::lock(&config.data_dir)?;
+        let lock = DirectoryLock::take(&config.data_dir)?;
+        Self::open_locked(lock, config, handoff)
+    }
+
+    /// The same, by whoever has the lock of `config.data_dir`. Held until [`Queue::close`].
+    pub fn open_locked(
+        lock: DirectoryLock,
+        config: Config,
+        handoff: Arc<Handoff>,
+    ) -> Result<(Self, Recovery), OpenError> {
+        let directory = Directory::open(lock)?;
         let log_path = config.data_dir.join("log");
         let recover_error = |error| match error {
             RecoverError::Newer(found) => {

@@ -58,8 +58,17 @@ pub(crate) fn refuse_descriptors(socket: impl AsFd) -> io::Result<()> {
 
 /// Registers a descriptor with the runtime, to wait until it is readable. On failure it is given back.
 pub(crate) fn readable(fd: OwnedFd) -> Result<AsyncFd<OwnedFd>, (OwnedFd, io::Error)> {
+    registered(fd, Interest::READABLE)
+}
+
+/// The same, to wait until it can be written to as well.
+pub(crate) fn readable_and_writable(fd: OwnedFd) -> Result<AsyncFd<OwnedFd>, (OwnedFd, io::Error)> {
+    registered(fd, Interest::READABLE | Interest::WRITABLE)
+}
+
+fn registered(fd: OwnedFd, interest: Interest) -> Result<AsyncFd<OwnedFd>, (OwnedFd, io::Error)> {
     // SAFETY: an OwnedFd is open and refers to one file for as long as it lives, and always returns the same number.
-    unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(|error| error.into_parts())
+    unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(|error| error.into_parts())
 }
 
 /// Makes 127.0.0.1 reachable in a network namespace that a test has just made.

@@ -21,11 +21,25 @@ const EDGES: &[(&str, &[&str])] = &[
     ("intake", &["base", "tenant"]),
     ("export", &["base", "config", "queue", "sink", "wire"]),
     ("lifecycle", &["base", "config", "sys", "tenant"]),
+    ("volumes", &["base", "config", "sys"]),
     ("admin", &["base", "export", "lifecycle", "queue", "sink", "tenant"]),
     // The composition root: only it names everything.
     (
         "app",
-        &["admin", "base", "config", "export", "intake", "lifecycle", "queue", "sink", "sys", "telemetry", "tenant"],
+        &[
+            "admin",
+            "base",
+            "config",
+            "export",
+            "intake",
+            "lifecycle",
+            "queue",
+            "sink",
+            "sys",
+            "telemetry",
+            "tenant",
+            "volumes",
+        ],
     ),
 ];
 

@@ -55,7 +55,7 @@ fn local<B>(path: &str, request: &Request<B>, context: &Context) -> Answer {
             let nonce = nonce();
             html_answer(html::tenants(&report, &nonce), &nonce)
         }
-        "/sink" => match &context.sources.sink {
+        "/sink" => match (context.sources.sink)() {
             Some(sink) => json(StatusCode::OK, &sink.view(items(request))),
             None => text(
                 StatusCode::NOT_FOUND,

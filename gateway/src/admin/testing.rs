@@ -35,6 +35,7 @@ impl Default for Made {
 impl Made {
     pub(super) fn sources(&self) -> Sources {
         let (accepted, error, reasons) = (self.accepted, self.error.clone(), self.reasons.clone());
+        let sink = self.sink.clone();
         Sources {
             process: Process {
                 started: UNIX_EPOCH + Duration::from_millis(1_700_000_000_500),
@@ -45,8 +46,10 @@ impl Made {
             tenants: Box::new(move || vec![web(), cart(accepted)]),
             destinations: Box::new(move || destinations(&error)),
             queue: Box::new(queue),
-            recovered: BTreeMap::from([(name("shop/cart"), [5, 0, 0]), (name("shop/gone"), [7, 0, 0])]),
-            sink: self.sink.clone(),
+            recovered: Box::new(|| {
+                Arc::new(BTreeMap::from([(name("shop/cart"), [5, 0, 0]), (name("shop/gone"), [7, 0, 0])]))
+            }),
+            sink: Box::new(move || sink.clone()),
         }
     }
 }

@@ -151,15 +151,16 @@ impl Items {
 impl Report {
     /// Asks every source once.
     pub(super) fn gather(sources: &Sources) -> Self {
+        let recovered = (sources.recovered)();
         // Destinations first: what is accepted in between looks queued nowhere, rather than delivered before it came.
         let destinations = (sources.destinations)();
         let mut tenants = (sources.tenants)();
         tenants.sort_by(|a, b| a.name.cmp(&b.name));
         let at = AtDestinations::new(&destinations);
-        let mut views: Vec<_> = tenants.iter().map(|tenant| attached(tenant, &at, sources)).collect();
+        let mut views: Vec<_> = tenants.iter().map(|tenant| attached(tenant, &at, &recovered)).collect();
         for name in at.by_tenant.keys() {
             if tenants.binary_search_by(|tenant| tenant.name.cmp(name)).is_err() {
-                views.push(detached(name, &at, sources));
+                views.push(detached(name, &at, &recovered));
             }
         }
         views.sort_by(|a, b| a.name.cmp(&b.name));
@@ -235,13 +236,16 @@ fn destination(snapshot: &DestinationSnapshot) -> DestinationView {
     }
 }
 
-fn recovered(name: &TenantName, sources: &Sources) -> Items {
-    Items::of(sources.recovered.get(name).copied().unwrap_or_default())
+/// Items that the start found undelivered.
+type Recovered = BTreeMap<TenantName, [u64; 3]>;
+
+fn recovered_items(name: &TenantName, recovered: &Recovered) -> Items {
+    Items::of(recovered.get(name).copied().unwrap_or_default())
 }
 
-fn attached(tenant: &TenantSource, at: &AtDestinations<'_>, sources: &Sources) -> TenantView {
+fn attached(tenant: &TenantSource, at: &AtDestinations<'_>, recovered: &Recovered) -> TenantView {
     let figures = &tenant.figures;
-    let recovered = recovered(&tenant.name, sources);
+    let recovered = recovered_items(&tenant.name, recovered);
     let entered =
         |destination: &DestinationName| balance::entered(destination, &tenant.routes, figures.accepted, recovered);
     let site = tenant.site.clone().unwrap_or_default();
@@ -267,8 +271,8 @@ fn attached(tenant: &TenantSource, at: &AtDestinations<'_>, sources: &Sources) -
     with_destinations(view, recovered, at.of(&tenant.name, entered))
 }
 
-fn detached(name: &TenantName, at: &AtDestinations<'_>, sources: &Sources) -> TenantView {
-    let recovered = recovered(name, sources);
+fn detached(name: &TenantName, at: &AtDestinations<'_>, recovered: &Recovered) -> TenantView {
+    let recovered = recovered_items(name, recovered);
     let view = bare(name, "detached", SiteSnapshot::default());
     with_destinations(view, recovered, at.of(name, |_| recovered.total()))
 }
@@ -321,7 +325,7 @@ fn node(sources: &Sources) -> NodeView {
         uptime_seconds: SystemTime::now().duration_since(process.started).unwrap_or_default().as_secs(),
         worker_restarts: process.restarts,
         last_restart_reason: process.last_reason.clone(),
-        has_sink: sources.sink.is_some(),
+        has_sink: (sources.sink)().is_some(),
         queue: queue((sources.queue)()),
     }
 }

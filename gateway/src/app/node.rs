@@ -1,48 +1,44 @@
 //! The worker: builds every part from the configuration, runs until it is told to stop, drains.
 //!
 //! Parts are built in the order in which data flows backwards, so that whatever takes data has somewhere to put it: queue,
-//! sink, export, tenants, and the sockets last. They end in the order in which it flows forwards (`drain`).
+//! sink, export, tenants, and the sockets last. They end in the order in which it flows forwards (`drain`). Only the admin
+//! server comes before them (`stage`): a gateway that waits for the data directory of another one says so.
+//!
+//! - `lock`: the data directory, at once or when its time has come.
+//! - `build`: the parts out of the configuration.
+//! - `pods`: what a pod's coming and going means for them, in a cluster.
+//! - `stage` and `views`: where the admin server's answers come from.
 
+mod build;
 mod drain;
+mod lock;
+mod pods;
+mod stage;
 mod views;
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::TcpListener;
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal as UnixSignal, SignalKind, signal};
 use tokio::sync::watch;
 
+use self::stage::Stage;
 use super::exit::Exit;
 use super::standalone;
 use crate::admin;
-use crate::base::handoff::Handoff;
-use crate::base::ledger::Ledger;
-use crate::base::stats::Counter;
-use crate::base::{Signal, TenantIdentity, TenantName};
-use crate::config::{Config, DestinationKind, Tenant};
-use crate::export::{self, Exporter, Route};
-use crate::intake;
-use crate::lifecycle::{self, Lifecycle, NamespaceRule, Site};
-use crate::queue::{self, OpenError, Queue, RecoveredTenant, Recovery, TenantRecord};
+use crate::base::TenantName;
+use crate::config::Config;
+use crate::export::Exporter;
+use crate::lifecycle::{self, Lifecycle};
+use crate::queue::Queue;
 use crate::sink::Sink;
 use crate::telemetry;
-use crate::tenant::{self, Registry};
-
-/// Committed payload on its way to export; past it, export reads from the log.
-const HANDOFF_BYTES_MAX: usize = 16 << 20;
-
-/// Requests that export builds, sends or retries.
-const EXPORT_BYTES_MAX: usize = 32 << 20;
-
-/// A segment of the log, preallocated and recycled.
-const SEGMENT_BYTES: u64 = 64 << 20;
-
-/// Appended payload that waits for the log writer.
-const INBOX_BYTES_MAX: usize = 64 << 20;
+use crate::tenant::Registry;
+use crate::volumes::Volumes;
 
 /// What the supervisor tells its worker.
 #[derive(Debug, Clone, Default)]
@@ -62,6 +58,10 @@ struct Node {
     exporter: Arc<Exporter>,
     registry: Arc<Registry>,
     lifecycle: Arc<Lifecycle>,
+    /// Only in a cluster.
+    volumes: Option<Volumes>,
+    /// Items that the start found undelivered.
+    recovered: Arc<BTreeMap<TenantName, [u64; 3]>>,
     /// False from the first signal on: not ready any more.
     serving: watch::Sender<bool>,
 }
@@ -70,6 +70,12 @@ struct Node {
 struct Refused {
     exit: Exit,
     words: String,
+}
+
+/// SIGTERM and SIGINT. From its making on neither ends the process by itself.
+struct Stop {
+    terminate: UnixSignal,
+    interrupt: UnixSignal,
 }
 
 /// Runs the worker.
@@ -86,52 +92,40 @@ pub fn run(config: Config, options: WorkerOptions) -> ExitCode {
             return Exit::Failure.into();
         }
     };
-    let exit = runtime.block_on(async {
-        match start(&config, &options).await {
-            Ok((node, admin)) => {
-                if options.standalone && options.restarts == 0 {
-                    // A terminal that is gone is no reason not to serve.
-                    let _ = std::io::stdout().write_all(standalone::banner(&config).as_bytes());
-                }
-                serve(node, admin, &options).await
-            }
-            Err(refused) => {
-                tracing::error!("{}", refused.words);
-                refused.exit
-            }
-        }
+    let exit = runtime.block_on(work(Arc::new(config), &options)).unwrap_or_else(|refused| {
+        tracing::error!("{}", refused.words);
+        refused.exit
     });
-    // Blocking work that is stuck on a dead disk must not keep the process.
+    // Blocking work that is stuck on a dead disk, or waits for another gateway's lock, must not keep the process.
     runtime.shutdown_timeout(Duration::from_millis(100));
     exit.into()
 }
 
-async fn start(config: &Config, options: &WorkerOptions) -> Result<(Arc<Node>, admin::Server), Refused> {
-    let listener = bind_admin(config)?;
-    let handoff = Arc::new(Handoff::new(HANDOFF_BYTES_MAX));
-    let (queue, recovery) = open_queue(config, &handoff)?;
-    let sink = open_sink(config)?;
-    let exporter = start_export(config, &queue, &handoff, sink.as_ref())?;
-    let deps = tenant::Deps {
-        queue: queue.clone(),
-        handoff,
-        ledger: Ledger::new(config.node.memory_limit),
-        node_name: config.node.name.clone(),
+async fn work(config: Arc<Config>, options: &WorkerOptions) -> Result<Exit, Refused> {
+    let mut stop = Stop::listen()?;
+    let stage = Arc::new(Stage::starting());
+    let listener = bind_admin(&config)?;
+    let admin = admin::Server::start(listener, views::sources(&stage, options))
+        .map_err(|error| Refused::failure("the admin server does not start", &error))?;
+    let node = tokio::select! {
+        started = start(&config, &stage) => started?,
+        () = stop.told() => {
+            tracing::info!("told to stop before it served: there is nothing to drain");
+            return Ok(Exit::Ok);
+        }
     };
-    let failed =
-        |what: &str, error: &dyn std::error::Error| Refused { exit: Exit::Failure, words: format!("{what}: {error}") };
-    let registry = Registry::new(deps, config.node.workers, intake::serve)
-        .map_err(|error| failed("the data workers do not start", &error))?;
-    let lifecycle = Lifecycle::start().map_err(|error| failed("the acceptors do not start", &error))?;
-    let node = Arc::new(Node { queue, sink, exporter, registry, lifecycle, serving: watch::Sender::new(true) });
-    node.deliver_what_was_found(&recovery);
-    for (name, tenant) in &config.tenants {
-        node.attach(name, tenant, config.node.name.as_deref(), &recovery)?;
+    if options.standalone && options.restarts == 0 {
+        // A terminal that is gone is no reason not to serve.
+        let _ = std::io::stdout().write_all(standalone::banner(&config).as_bytes());
     }
-    let sources = views::sources(&node, &recovery, options);
-    let admin =
-        admin::Server::start(listener, sources).map_err(|error| failed("the admin server does not start", &error))?;
-    Ok((node, admin))
+    Ok(serve(node, admin, stop, options).await)
+}
+
+async fn start(config: &Arc<Config>, stage: &Arc<Stage>) -> Result<Arc<Node>, Refused> {
+    let lock = lock::take(config, stage).await?;
+    let node = build::node(config, lock, stage).await?;
+    stage.enter(node.clone());
+    Ok(node)
 }
 
 fn bind_admin(config: &Config) -> Result<TcpListener, Refused> {
@@ -144,154 +138,37 @@ fn bind_admin(config: &Config) -> Result<TcpListener, Refused> {
     })
 }
 
-fn open_queue(config: &Config, handoff: &Arc<Handoff>) -> Result<(Queue, Recovery), Refused> {
-    let settings = queue::Config {
-        data_dir: config.node.data_dir.clone(),
-        disk_bytes_max: config.node.disk_limit,
-        segment_bytes: SEGMENT_BYTES,
-        inbox_bytes_max: INBOX_BYTES_MAX,
-    };
-    Queue::open(settings, handoff.clone()).map_err(|error| Refused {
-        exit: match error {
-            OpenError::Locked { .. } => Exit::DataDirLocked,
-            OpenError::NewerFormat { .. } | OpenError::Io { .. } => Exit::DataDirUnusable,
-        },
-        words: error.to_string(),
-    })
-}
-
-/// Only where a destination is one.
-fn open_sink(config: &Config) -> Result<Option<Arc<Sink>>, Refused> {
-    if !config.destinations.values().any(|destination| destination.kind == DestinationKind::Sink) {
-        return Ok(None);
-    }
-    let dir: &Path = &config.node.data_dir;
-    let opened = Sink::open(&dir.join("sink"));
-    opened.map(Some).map_err(|error| Refused {
-        exit: Exit::DataDirUnusable,
-        words: format!("the embedded sink in {}: {error}", dir.join("sink").display()),
-    })
-}
-
-fn start_export(
-    config: &Config,
-    queue: &Queue,
-    handoff: &Arc<Handoff>,
-    sink: Option<&Arc<Sink>>,
-) -> Result<Arc<Exporter>, Refused> {
-    let deps = export::Deps {
-        queue: queue.clone(),
-        handoff: handoff.clone(),
-        destinations: config.destinations.clone(),
-        sink: sink.cloned(),
-        buffer_bytes_max: EXPORT_BYTES_MAX,
-    };
-    let started = Exporter::start(deps);
-    started.map(Arc::new).map_err(|error| Refused { exit: Exit::Config, words: error.to_string() })
-}
-
-impl Node {
-    /// Tenants of an earlier start deliver what they left, whether or not the configuration still lists them.
-    fn deliver_what_was_found(&self, recovery: &Recovery) {
-        for tenant in &recovery.tenants {
-            self.exporter.attach(route(tenant));
-        }
-        let items: u64 = recovery.tenants.iter().flat_map(|tenant| tenant.pending_items).sum();
-        tracing::info!(
-            tenants = recovery.tenants.len(),
-            items,
-            damaged_records = recovery.damaged_records,
-            meta_rebuilt = recovery.meta_rebuilt,
-            "the queue was read in {} ms",
-            recovery.took.as_millis()
-        );
-    }
-
-    fn attach(
-        &self,
-        name: &TenantName,
-        tenant: &Tenant,
-        node_name: Option<&str>,
-        recovery: &Recovery,
-    ) -> Result<(), Refused> {
-        let identity = TenantIdentity {
-            name: name.clone(),
-            pod_uid: tenant.pod_uid.clone(),
-            node_name: node_name.map(str::to_owned),
-        };
-        let handle = self.registry.attach(identity, tenant.policy.clone()).map_err(|error| Refused {
-            exit: Exit::Failure,
-            words: format!("tenant {name} does not attach: {error}"),
-        })?;
-        let known = recovery.tenants.iter().find(|known| known.id == handle.id());
-        let mut route = known.map_or_else(|| new_route(&handle), route);
-        route.destinations = tenant.policy.destinations.clone();
-        add_recovered(&handle.stats().recovered, &route);
-        self.exporter.attach(route);
-        let site = Site {
-            tenant: handle,
-            socket_dir: tenant.socket_dir.clone(),
-            ports: tenant.ports,
-            namespace: NamespaceRule::Shared,
-            orphan_grace: Some(Site::ORPHAN_GRACE),
-        };
-        self.lifecycle
-            .add(site)
-            .map_err(|error| Refused { exit: Exit::Failure, words: format!("the sockets of tenant {name}: {error}") })
-    }
-}
-
-fn route(tenant: &RecoveredTenant) -> Route {
-    let TenantRecord { name, destinations, .. } = tenant.record.clone();
-    Route {
-        tenant: tenant.id,
-        name,
-        destinations,
-        cursors: tenant.cursors.clone(),
-        last: tenant.last,
-        pending_items: tenant.pending_items,
-    }
-}
-
-fn new_route(handle: &tenant::Handle) -> Route {
-    Route {
-        tenant: handle.id(),
-        name: handle.identity().name.clone(),
-        destinations: handle.policy().destinations.clone(),
-        cursors: Vec::new(),
-        last: crate::base::Sequence::ZERO,
-        pending_items: [0; 3],
-    }
-}
-
-fn add_recovered(counter: &Counter, route: &Route) {
-    counter.add(Signal::ALL.iter().map(|signal| route.pending_items[signal.index()]).sum());
-}
-
 /// Until a signal, or until the log can promise nothing any more.
-async fn serve(node: Arc<Node>, admin: admin::Server, options: &WorkerOptions) -> Exit {
-    let (mut terminate, mut interrupt) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
-        (Err(error), _) | (_, Err(error)) => {
-            tracing::error!("signals cannot be handled: {error}");
-            return Exit::Failure;
-        }
-    };
+async fn serve(node: Arc<Node>, admin: admin::Server, mut stop: Stop, options: &WorkerOptions) -> Exit {
     tracing::info!(tenants = node.registry.all().len(), admin = %admin.address(), restarts = options.restarts, "pillion is serving");
     tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        () = stop.told() => {}
         () = node.queue.poisoned() => {
             tracing::error!("a write or fsync of the log has failed: nothing more can be promised. Ending; the next start recovers what is on the disk");
             return Exit::PoisonedLog;
         }
     }
     node.serving.send_replace(false);
-    let again = async {
+    drain::run(node, admin, stop.told(), options).await
+}
+
+impl Stop {
+    fn listen() -> Result<Self, Refused> {
+        let listen = |kind| signal(kind).map_err(|error| Refused::failure("signals cannot be handled", &error));
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    /// Resolves at the next one.
+    async fn told(&mut self) {
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
-    };
-    drain::run(node, admin, again, options).await
+    }
+}
+
+impl Refused {
+    fn failure(what: &str, error: &dyn std::error::Error) -> Self {
+        Self { exit: Exit::Failure, words: format!("{what}: {error}") }
+    }
 }

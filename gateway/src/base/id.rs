@@ -83,6 +83,8 @@ pub struct TenantIdentity {
     pub pod_uid: Option<String>,
     /// `k8s.node.name`; absent where nobody attests one.
     pub node_name: Option<String>,
+    /// `spec.serviceAccountName`, for people. Not attested: the semantic conventions have no attribute for it.
+    pub service_account: Option<String>,
 }
 
 impl TenantIdentity {

@@ -5,9 +5,9 @@ use std::path::{Component, Path, PathBuf};
 
 use super::error::nearest;
 use super::read::Places;
-use super::types::{Config, Destination};
+use super::types::{Config, Destination, Policy};
 use super::unit::show_size;
-use crate::base::TenantName;
+use crate::base::{DestinationName, TenantName};
 
 /// Reports every contradiction between sections.
 pub(super) fn across(config: &Config, places: &Places<'_>) {
@@ -15,6 +15,21 @@ pub(super) fn across(config: &Config, places: &Places<'_>) {
     routes(config, places);
     socket_dirs(config, places);
     uids(config, places);
+    cluster(config, places);
+}
+
+/// In a cluster the CSI driver says which tenants there are.
+fn cluster(config: &Config, places: &Places<'_>) {
+    let Some(custody_socket) = &places.custody_socket else { return };
+    if let Some(tenants) = &places.tenants_section {
+        tenants.fail(
+            "with node.custody_socket the tenants are the pods that the CSI driver tells of, and nobody else's",
+            "remove it; what applies to every pod stands under defaults",
+        );
+    }
+    if config.defaults.destinations.iter().all(Vec::is_empty) {
+        custody_socket.fail("pods have no destination", "write destinations: [NAME] under defaults");
+    }
 }
 
 /// Every destination that is named is there.
@@ -94,10 +109,27 @@ impl Destination {
 }
 
 impl Config {
+    /// The policy of a pod in a cluster: the defaults, without the destinations that do not allow its namespace, which are
+    /// named beside it.
+    pub fn policy_of_pod(&self, pod: &TenantName) -> (Policy, Vec<DestinationName>) {
+        let mut policy = self.defaults.clone();
+        let mut left_out = Vec::new();
+        for routes in &mut policy.destinations {
+            routes.retain(|name| {
+                let allowed = self.destinations.get(name).is_some_and(|destination| destination.allows(pod));
+                if !allowed && !left_out.contains(name) {
+                    left_out.push(name.clone());
+                }
+                allowed
+            });
+        }
+        (policy, left_out)
+    }
+
     /// What is valid but probably not meant. To be logged at the start, and shown by `pillion validate`.
     pub fn warnings(&self) -> Vec<String> {
         let mut out = Vec::new();
-        if self.tenants.is_empty() {
+        if self.tenants.is_empty() && self.node.custody_socket.is_none() {
             out.push("tenants: there are none, so nothing will be received".to_owned());
         }
         let sum = |bytes: fn(&super::Limits) -> u64| -> u64 {
@@ -116,15 +148,17 @@ impl Config {
             }
         }
         let usual = Self::default().defaults;
-        for (name, tenant) in &self.tenants {
-            let limits = tenant.policy.limits;
+        let named = self.tenants.iter().map(|(name, tenant)| (format!("tenants.{name}"), &tenant.policy));
+        let every_pods = self.node.custody_socket.iter().map(|_| ("defaults".to_owned(), &self.defaults));
+        for (whose, policy) in named.chain(every_pods) {
+            let limits = policy.limits;
             for (key, differs) in [
-                ("queue.max_age", tenant.policy.queue.max_age != usual.queue.max_age),
+                ("queue.max_age", policy.queue.max_age != usual.queue.max_age),
                 ("limits.disk", limits.disk != usual.limits.disk),
             ] {
                 if differs {
                     out.push(format!(
-                        "tenants.{name}: {key} is not enforced yet: data stays until it is delivered, within node.disk_limit"
+                        "{whose}: {key} is not enforced yet: data stays until it is delivered, within node.disk_limit"
                     ));
                 }
             }
@@ -134,7 +168,7 @@ impl Config {
             ] {
                 if ceiling > limit {
                     let (ceiling, limit) = (show_size(ceiling), show_size(limit));
-                    out.push(format!("tenants.{name}: its {what} ceiling of {ceiling} is above node.{key} of {limit}"));
+                    out.push(format!("{whose}: its {what} ceiling of {ceiling} is above node.{key} of {limit}"));
                 }
             }
         }

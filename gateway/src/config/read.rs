@@ -18,6 +18,8 @@ use crate::base::{DestinationName, TenantName};
 /// Tenants of one file; more than any node has pods.
 const TENANTS_MAX: usize = 1024;
 const DESTINATIONS_MAX: usize = 256;
+/// sockaddr_un has room for one more, which is NUL.
+const SUN_PATH_MAX: usize = 107;
 
 /// The places that checks across sections point at.
 #[derive(Default)]
@@ -28,6 +30,10 @@ pub(super) struct Places<'r> {
     pub(super) mentions: Vec<(DestinationName, Value<'r>)>,
     /// Every tenant.
     pub(super) tenants: BTreeMap<TenantName, Value<'r>>,
+    /// `tenants:` itself.
+    pub(super) tenants_section: Option<Value<'r>>,
+    /// `node.custody_socket`.
+    pub(super) custody_socket: Option<Value<'r>>,
 }
 
 /// Reads the whole file. The result means something only if the reader has no errors.
@@ -35,7 +41,8 @@ pub(super) fn config<'r>(reader: &'r Reader<'r>, tree: &'r Tree<'r>) -> Option<C
     let mut places = Places::default();
     let root = Value::root(reader, tree);
     let config = root.section(|root| {
-        let node = root.take("node").and_then(|value| value.section(node)).unwrap_or_default();
+        let node = root.take("node").and_then(|value| value.section(|section| node(section, &mut places)));
+        let node = node.unwrap_or_default();
         let defaults = Policy::default();
         let defaults = match root.take("defaults") {
             Some(value) => policy::read(&value, &defaults, &mut places),
@@ -43,7 +50,9 @@ pub(super) fn config<'r>(reader: &'r Reader<'r>, tree: &'r Tree<'r>) -> Option<C
         };
         let destinations =
             root.take("destinations").map(|value| destination::read_all(&value, &mut places)).unwrap_or_default();
-        let tenants = root.take("tenants").map(|value| tenants(&value, &defaults, &mut places)).unwrap_or_default();
+        places.tenants_section = root.take("tenants");
+        let tenants = places.tenants_section.clone();
+        let tenants = tenants.map(|value| tenants_of(&value, &defaults, &mut places)).unwrap_or_default();
         refuse_foreign_sections(root);
         Config { node, defaults, destinations, tenants }
     })?;
@@ -63,7 +72,7 @@ fn refuse_foreign_sections(root: &mut Section<'_>) {
     root.refuse("exporters", "belongs to a Collector's configuration", "backends are listed under destinations");
 }
 
-fn node(section: &mut Section<'_>) -> Node {
+fn node<'r>(section: &mut Section<'r>, places: &mut Places<'r>) -> Node {
     let default = Node::default();
     let node = Node {
         data_dir: section.take("data_dir").and_then(|value| path(&value)).unwrap_or(default.data_dir),
@@ -72,6 +81,10 @@ fn node(section: &mut Section<'_>) -> Node {
         workers: section.take("workers").and_then(|value| workers(&value)).unwrap_or(default.workers),
         admin: section.take("admin").and_then(|value| address(&value)).unwrap_or(default.admin),
         name: section.take("name").and_then(|value| value.filled_text()),
+        custody_socket: {
+            places.custody_socket = section.take("custody_socket");
+            places.custody_socket.as_ref().and_then(socket)
+        },
     };
     section.refuse_later(&["min_free", "token"]);
     node
@@ -109,12 +122,23 @@ fn path(value: &Value<'_>) -> Option<PathBuf> {
     Some(PathBuf::from(text))
 }
 
+/// The path of a Unix socket to connect to.
+fn socket(value: &Value<'_>) -> Option<PathBuf> {
+    let path = path(value)?;
+    let length = path.as_os_str().len();
+    if length > SUN_PATH_MAX {
+        value.fail(format!("{length} bytes are more than the {SUN_PATH_MAX} that the path of a socket may have"), "");
+        return None;
+    }
+    Some(path)
+}
+
 /// min(4, cores).
 fn workers_auto() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).min(4)
 }
 
-fn tenants<'r>(value: &Value<'r>, defaults: &Policy, places: &mut Places<'r>) -> BTreeMap<TenantName, Tenant> {
+fn tenants_of<'r>(value: &Value<'r>, defaults: &Policy, places: &mut Places<'r>) -> BTreeMap<TenantName, Tenant> {
     let mut out = BTreeMap::new();
     let members = value.members();
     if members.len() > TENANTS_MAX {
@@ -190,6 +214,7 @@ impl Default for Node {
             workers: workers_auto(),
             admin: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 4380),
             name: None,
+            custody_socket: None,
         }
     }
 }

@@ -280,6 +280,14 @@ fn each_check_between_sections_reports_its_own_error() {
             "test.yaml:4:24: tenants.a/b.ports: grpc and http are both 4318; choose two ports\n",
         ),
         (
+            format!("{BACKEND}node: {{custody_socket: /run/c}}\ntenants: {{a/b: {{socket_dir: s}}}}\n"),
+            "test.yaml:4:1: tenants: with node.custody_socket the tenants are the pods that the CSI driver tells of, and nobody else's; remove it; what applies to every pod stands under defaults\n",
+        ),
+        (
+            "node: {custody_socket: /run/c}\n".to_owned(),
+            "test.yaml:1:24: node.custody_socket: pods have no destination; write destinations: [NAME] under defaults\n",
+        ),
+        (
             "defaults: {limits: {memory: 1MiB, max_request_bytes: 2MiB}}\n".to_owned(),
             "test.yaml:1:54: defaults.limits.max_request_bytes: \"2MiB\" is above limits.memory's ceiling of 1MiB; a request is held in memory until it is committed: lower it or raise the ceiling\n",
         ),
@@ -294,6 +302,29 @@ fn each_check_between_sections_reports_its_own_error() {
     ] {
         assert_eq!(errors(&text), expected);
     }
+}
+
+/// Scenario: a cluster's file; a path that no socket can have; pods of a namespace that one destination leaves out.
+/// Guarantees: without tenants it is valid and not warned about; a pod has the defaults, but no destination that does not
+/// allow its namespace, and which ones were left out is said.
+#[test]
+fn in_a_cluster_a_pod_has_the_defaults_and_only_the_destinations_that_allow_it() {
+    let config = valid(
+        "node: {custody_socket: /run/pillion/custody.sock}\n\
+         defaults: {ack: buffered, destinations: {traces: [ours, all], logs: [ours]}}\n\
+         destinations: {all: {protocol: sink, allow: ['*']}, ours: {protocol: sink, allow: [shop]}}\n",
+    );
+    assert_eq!(config.node.custody_socket.as_deref(), Some(Path::new("/run/pillion/custody.sock")));
+    assert!(config.warnings().is_empty(), "{:?}", config.warnings());
+    let of = |pod| config.policy_of_pod(&TenantName::parse(pod).expect("a name"));
+    let (ours, all) = (DestinationName("ours".into()), DestinationName("all".into()));
+    assert_eq!(of("shop/cart-0"), (config.defaults.clone(), vec![]));
+    let (policy, left_out) = of("other/web");
+    assert_eq!((policy.ack, left_out), (AckPolicy::Buffered, vec![ours]));
+    assert_eq!(policy.destinations, [vec![all], vec![], vec![]]);
+
+    let long = format!("{BACKEND}node: {{custody_socket: {}}}\n", "x".repeat(108));
+    assert!(errors(&long).contains("node.custody_socket: 108 bytes are more than the 107"), "{}", errors(&long));
 }
 
 /// Scenario: a retention and a disk budget are asked for, which this release does not keep yet.

@@ -18,7 +18,7 @@ pub struct Config {
     pub defaults: Policy,
     /// All backends, by name.
     pub destinations: BTreeMap<DestinationName, Destination>,
-    /// Standalone only; in Kubernetes tenants come from pods.
+    /// Empty in a cluster: there tenants come from pods, with `defaults` for a policy.
     pub tenants: BTreeMap<TenantName, Tenant>,
 }
 
@@ -37,6 +37,8 @@ pub struct Node {
     pub admin: SocketAddr,
     /// `k8s.node.name`; absent where nobody attests one.
     pub name: Option<String>,
+    /// Where the CSI driver tells which pods there are. With it this is the gateway of a node in a cluster.
+    pub custody_socket: Option<PathBuf>,
 }
 
 /// What a tenant may do and what happens to its data. Every tenant has a whole one, merged from its levels.

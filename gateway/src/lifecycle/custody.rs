@@ -53,6 +53,8 @@ pub(super) enum Event {
     Finished,
     /// Time has passed.
     Tick,
+    /// How long an orphan is kept has changed; `None`: until removed.
+    Grace(Option<Duration>),
     /// The gateway leaves and a successor will come.
     HandOff,
     /// The pod is gone, or the tenant is not served any more.
@@ -190,6 +192,7 @@ impl Custody {
             Event::BacklogEmpty => self.drained(&mut out),
             Event::Finished => self.finished(&mut out),
             Event::Tick => self.tick(now, &mut out),
+            Event::Grace(grace) => self.change_grace(grace, now),
             Event::HandOff => self.leave(Some(Effect::HandOff), &mut out),
             Event::Remove => self.leave(None, &mut out),
         }
@@ -326,6 +329,14 @@ impl Custody {
             out.extend(due.into_iter().map(|(_, donation)| Effect::Nack(donation, NackCode::ListenerDead)));
             // MODE makes a shim look at what it holds, and donate all of it again.
             out.push(Effect::SetMode(self.mode));
+        }
+    }
+
+    fn change_grace(&mut self, grace: Option<Duration>, now: Instant) {
+        self.grace = grace;
+        if let Phase::Orphaned { until } = self.phase {
+            // Who is an orphan already gets a whole grace from now on: until now it had all the time there is.
+            self.phase = Phase::Orphaned { until: grace.map(|grace| until.unwrap_or(now + grace)) };
         }
     }
 

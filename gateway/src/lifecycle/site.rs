@@ -41,6 +41,8 @@ pub(super) struct Rules {
     pub(super) ports: Ports,
     pub(super) namespace: NamespaceRule,
     pub(super) orphan_grace: Option<Duration>,
+    /// In its place, while nobody announces the site's end.
+    pub(super) unannounced_grace: Duration,
     pub(super) paces: Paces,
 }
 
@@ -68,6 +70,8 @@ pub(super) struct Surroundings {
     pub(super) acceptor: Arc<Acceptor>,
     pub(super) claims: Arc<Claims>,
     pub(super) counters: Arc<Counters>,
+    /// Whether the ends of sites without an orphan grace are announced at present.
+    pub(super) announced: watch::Receiver<bool>,
 }
 
 /// What the lifecycle tells a site. Answered when it is done.
@@ -84,7 +88,7 @@ pub(super) struct Site {
     disposal: Disposal,
     ctl: Watched,
     otlp: Arc<Slot>,
-    names: Names,
+    names: Option<Names>,
     doorway: Arc<Doorway>,
     commands: mpsc::Receiver<Command>,
     status: watch::Sender<SiteSnapshot>,
@@ -107,6 +111,8 @@ enum Input {
     Command(Command),
     /// A slot's fate, or a backlog found empty.
     Changed,
+    /// Somebody announces the site's end from now on, or does not any more.
+    Announced,
     /// A deadline, or nothing but a reason to look again.
     Tick,
     Finished,
@@ -122,7 +128,7 @@ pub(super) struct Parts {
     pub(super) disposal: Disposal,
     pub(super) ctl: Watched,
     pub(super) otlp: Foreign,
-    pub(super) names: Names,
+    pub(super) names: Option<Names>,
     pub(super) doorway: Arc<Doorway>,
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) status: watch::Sender<SiteSnapshot>,
@@ -131,13 +137,13 @@ pub(super) struct Parts {
 impl Site {
     /// Accepts on `otlp` at once; on donated listeners when there are some.
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { rules, around, disposal, ctl, otlp, names, doorway, commands, status } = parts;
+        let Parts { rules, mut around, disposal, ctl, otlp, names, doorway, commands, status } = parts;
         let otlp = Slot::park(&around.acceptor, &doorway, otlp, None);
         otlp.poll();
         let now = Instant::now();
         let paces = rules.paces;
         Self {
-            custody: Custody::new(rules.orphan_grace),
+            custody: Custody::new(grace(&rules, &mut around)),
             rules,
             around,
             disposal,
@@ -169,10 +175,14 @@ impl Site {
                 }
                 Input::Command(Command::Remove(done)) => {
                     self.step(Event::Remove);
-                    self.names.remove();
+                    self.names.iter().for_each(Names::remove);
                     reply = Some(done);
                 }
                 Input::Changed => self.look_at_slots(),
+                Input::Announced => {
+                    let grace = grace(&self.rules, &mut self.around);
+                    self.step(Event::Grace(grace));
+                }
                 Input::Tick => self.step(Event::Tick),
                 Input::Finished => {
                     self.finishing = None;
@@ -209,6 +219,7 @@ impl Site {
             biased;
             Some(command) = self.commands.recv() => Input::Command(command),
             () = self.doorway.changed.notified() => Input::Changed,
+            Ok(()) = self.around.announced.changed(), if self.rules.orphan_grace.is_none() => Input::Announced,
             () = sleep_until(wake), if wake.is_some() => Input::Tick,
             () = finished(&mut self.finishing), if self.finishing.is_some() => Input::Finished,
             () = self.disposal.debt.settled(), if owes => Input::Tick,
@@ -363,6 +374,12 @@ impl Drop for Site {
         self.otlp.retire();
         self.around.claims.release(&self.rules.tenant);
     }
+}
+
+/// How long an orphan is kept at present.
+fn grace(rules: &Rules, around: &mut Surroundings) -> Option<Duration> {
+    let announced = *around.announced.borrow_and_update();
+    rules.orphan_grace.or_else(|| (!announced).then_some(rules.unannounced_grace))
 }
 
 async fn sleep_until(at: Option<Instant>) {

@@ -1,4 +1,4 @@
-//! The two names in a tenant's directory: `ctl` and `otlp`.
+//! A tenant's two sockets, given or made here; and their names in its directory: `ctl` and `otlp`.
 //!
 //! A socket is bound under a temporary name, listens, and only then gets its own: nobody ever finds a name that refuses,
 //! and a stale socket is replaced in one step. All names are resolved below a directory descriptor, because paths may be
@@ -26,7 +26,8 @@ const OTLP_BACKLOG: i32 = 4096;
 pub(super) struct Sockets {
     pub(super) ctl: OwnedFd,
     pub(super) otlp: OwnedFd,
-    pub(super) names: Names,
+    /// What is to be removed with the site; `None` for sockets that were made by somebody else.
+    pub(super) names: Option<Names>,
 }
 
 /// What stands in the directory.
@@ -55,7 +56,13 @@ impl Sockets {
         let (ctl, ctl_inode) = bind(&dir, "ctl", SocketType::SEQPACKET, CTL_BACKLOG).map_err(named("ctl"))?;
         let (otlp, otlp_inode) = bind(&dir, "otlp", SocketType::STREAM, OTLP_BACKLOG).map_err(named("otlp"))?;
         refuse_descriptors(&otlp, path);
-        Ok(Self { ctl, otlp, names: Names { dir, bound: [("ctl", ctl_inode), ("otlp", otlp_inode)] } })
+        Ok(Self { ctl, otlp, names: Some(Names { dir, bound: [("ctl", ctl_inode), ("otlp", otlp_inode)] }) })
+    }
+
+    /// Sockets that listen already and do not block.
+    pub(super) fn given(ctl: OwnedFd, otlp: OwnedFd) -> Self {
+        refuse_descriptors(&otlp, Path::new("given"));
+        Self { ctl, otlp, names: None }
     }
 }
 

@@ -4,5 +4,6 @@
 mod accepting;
 mod conversation;
 mod donations;
+mod given;
 mod namespaces;
 mod support;

@@ -1,9 +1,11 @@
 //! The data directory: who has it, and which format it is.
 //!
-//! Owns `lock` and `format`. The lock is flock's, so it ends with the process, however that ends.
+//! Owns `lock` and `format`. The lock is flock's, so it ends with the process, however that ends. In an orderly end it is
+//! given up by name: a duplicate of its descriptor that is still on its way to the CSI driver must not keep it.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -12,34 +14,77 @@ use rustix::fs::FlockOperation;
 use super::OpenError;
 use super::format::VERSION;
 
-/// The lock, held for as long as this exists, and what the format file says.
+/// The lock of a data directory, held for as long as this exists.
+#[derive(Debug)]
+pub struct DirectoryLock {
+    path: PathBuf,
+    file: File,
+}
+
+/// The lock, and what the format file says.
 #[derive(Debug)]
 pub(crate) struct Directory {
-    path: PathBuf,
-    _lock: File,
+    lock: DirectoryLock,
     /// Which log the format file says it is; `None` if there is none or it is damaged.
     pub(crate) log_id: Option<u64>,
 }
 
+impl DirectoryLock {
+    /// Makes the directory if it is absent, and takes its lock; [`OpenError::Locked`] if another process has it.
+    pub fn take(path: &Path) -> Result<Self, OpenError> {
+        make(path)?;
+        let mut file = open_lock(path)?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Self::taken(path, file),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(locked(path, &mut file)),
+            Err(error) => Err(failure("locking", &path.join("lock"), error.into())),
+        }
+    }
+
+    /// The same for a directory that somebody else makes: it must be there. Where another process has the lock, `occupied`
+    /// is called once, and the kernel wakes this thread when the lock is free. Blocking, for as long as that takes.
+    pub fn wait(path: &Path, occupied: impl FnOnce()) -> Result<Self, OpenError> {
+        let failed = |error: rustix::io::Errno| failure("locking", &path.join("lock"), error.into());
+        let file = open_lock(path)?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Self::taken(path, file),
+            Err(rustix::io::Errno::WOULDBLOCK) => occupied(),
+            Err(error) => return Err(failed(error)),
+        }
+        loop {
+            match rustix::fs::flock(&file, FlockOperation::LockExclusive) {
+                Ok(()) => return Self::taken(path, file),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+    }
+
+    /// A duplicate of the locked descriptor: whoever gets it can ask the kernel whether its owner holds the lock.
+    pub fn proof(&self) -> io::Result<OwnedFd> {
+        self.file.try_clone().map(OwnedFd::from)
+    }
+
+    fn taken(path: &Path, mut file: File) -> Result<Self, OpenError> {
+        let noted = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+        noted.map_err(|source| failure("locking", &path.join("lock"), source))?;
+        Ok(Self { path: path.to_owned(), file })
+    }
+}
+
+impl Drop for DirectoryLock {
+    fn drop(&mut self) {
+        // Should it fail, closing does the same, unless there is a duplicate.
+        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
+    }
+}
+
 impl Directory {
-    /// Makes the directories, takes the lock, reads the format.
-    pub(crate) fn lock(path: &Path) -> Result<Self, OpenError> {
-        for directory in [path.to_owned(), path.join("log")] {
-            let made = DirBuilder::new().recursive(true).mode(0o750).create(&directory);
-            made.map_err(|source| failure("creating", &directory, source))?;
-        }
-        let lock_path = path.join("lock");
-        let failed = |source| failure("locking", &lock_path, source);
-        let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o640).to_owned();
-        let mut lock = options.open(&lock_path).map_err(failed)?;
-        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(locked(path, &mut lock)),
-            Err(error) => return Err(failed(error.into())),
-        }
-        lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())).map_err(failed)?;
-        let log_id = read_format(path)?;
-        Ok(Self { path: path.to_owned(), _lock: lock, log_id })
+    /// Makes what is missing below the directory, and reads the format.
+    pub(crate) fn open(lock: DirectoryLock) -> Result<Self, OpenError> {
+        make(&lock.path.join("log"))?;
+        let log_id = read_format(&lock.path)?;
+        Ok(Self { lock, log_id })
     }
 
     /// Writes the format file unless it says so already.
@@ -47,16 +92,28 @@ impl Directory {
         if self.log_id == Some(log_id) {
             return Ok(());
         }
-        let (new, path) = (self.path.join("format.new"), self.path.join("format"));
+        let dir = &self.lock.path;
+        let (new, path) = (dir.join("format.new"), dir.join("format"));
         let write = || {
             let mut file = File::create(&new)?;
             write!(file, "pillion-queue {VERSION}\nlog {log_id:016x}\n")?;
             file.sync_all()?;
             std::fs::rename(&new, &path)?;
-            File::open(&self.path)?.sync_all()
+            File::open(dir)?.sync_all()
         };
         write().map_err(|source| failure("writing", &path, source))
     }
+}
+
+fn make(directory: &Path) -> Result<(), OpenError> {
+    let made = DirBuilder::new().recursive(true).mode(0o750).create(directory);
+    made.map_err(|source| failure("creating", directory, source))
+}
+
+fn open_lock(path: &Path) -> Result<File, OpenError> {
+    let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o640).to_owned();
+    let path = path.join("lock");
+    options.open(&path).map_err(|source| failure("opening", &path, source))
 }
 
 fn locked(path: &Path, lock: &mut File) -> OpenError {

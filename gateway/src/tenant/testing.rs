@@ -171,7 +171,7 @@ impl Bench {
 }
 
 pub(crate) fn identity(name: &str) -> TenantIdentity {
-    TenantIdentity { name: TenantName::parse(name).unwrap(), pod_uid: None, node_name: None }
+    TenantIdentity { name: TenantName::parse(name).unwrap(), pod_uid: None, node_name: None, service_account: None }
 }
 
 /// The defaults of the configuration, to one destination.

@@ -1,6 +1,7 @@
 //! The end of a worker, in stages under one absolute deadline. Each stage says what it left behind.
 //!
 //! ```text
+//! custody    the CSI driver is told no more, and tells no more; it keeps the pods' sockets for the next gateway
 //! sockets    every listener deregistered; the shims hold them, connections wait there
 //! tenants    GOAWAY, requests in flight finished, workers ended
 //! export     what is volatile goes to the log; requests in flight finished; cursors saved
@@ -32,6 +33,10 @@ pub(super) async fn run(
 ) -> Exit {
     let started = Instant::now();
     let received: u64 = node.registry.all().iter().map(|tenant| stats::total(&tenant.stats().accepted)).sum();
+    if let Some(volumes) = &node.volumes {
+        // First: a pod that comes now is the next gateway's.
+        volumes.stop().await;
+    }
     node.lifecycle.hand_off().await;
     tokio::select! {
         () = node.registry.drain_all(tokio::time::Instant::now() + TENANTS_MAX) => {}

@@ -238,6 +238,33 @@ fn an_orphan_is_kept_for_its_grace_and_not_longer() {
     assert_eq!(custody.deadline(), None);
 }
 
+/// Scenario: whoever announces the end of pods goes and comes back, before and after a shim has gone without BYE.
+/// Guarantees: while nobody announces it an orphan has its grace, counted from when it began to need one; never one whose
+/// end will be announced.
+#[test]
+fn the_grace_of_an_orphan_begins_and_ends_with_who_announces_its_end() {
+    let now = Instant::now();
+    let later = now + GRACE / 2;
+    let mut custody = Custody::new(None);
+    for event in [Event::Greeted { namespace: OLD }, Event::Donated { id: 7, listener: listener(1) }, Event::Ended] {
+        custody.step(event, now);
+    }
+    assert_eq!(custody.step(Event::Grace(Some(GRACE)), later), []);
+    assert_eq!(custody.deadline(), Some(later + GRACE));
+    custody.step(Event::Grace(Some(GRACE)), later + GRACE / 2);
+    assert_eq!(custody.deadline(), Some(later + GRACE), "said twice, it does not begin anew");
+    custody.step(Event::Grace(None), later + GRACE / 2);
+    assert_eq!((custody.deadline(), custody.step(Event::Tick, now + 1000 * GRACE)), (None, vec![]));
+
+    custody.step(Event::Grace(Some(GRACE)), later);
+    let released = custody.step(Event::Tick, later + GRACE);
+    assert_eq!(released.first(), Some(&Effect::Release { cookie: 1 }));
+    let mut serving = in_phase("serving", now);
+    serving.step(Event::Grace(None), now);
+    serving.step(Event::Ended, now);
+    assert_eq!(serving.deadline(), None, "a grace that was taken back before it was needed");
+}
+
 /// Scenario: a pod shuts its listeners down again and again.
 /// Guarantees: each is asked for again after a delay that doubles up to 30 s, and begins anew after a quiet minute.
 #[test]

@@ -25,7 +25,7 @@ use crate::base::TenantName;
 use crate::config::{Policy, Ports};
 use crate::lifecycle::pace::Rule;
 use crate::lifecycle::site::{Paces, Rules};
-use crate::lifecycle::{Lifecycle, NamespaceRule, SiteSnapshot};
+use crate::lifecycle::{Lifecycle, LifecycleError, NamespaceRule, SiteSnapshot, SiteSockets};
 use crate::sys;
 use crate::tenant::testing::{self, Bench};
 use crate::tenant::{Accepted, Core, SocketKind};
@@ -68,20 +68,31 @@ impl Ground {
     }
 
     pub(super) fn unusual_site(&self, name: &str, ports: Ports, unusual: Unusual) -> PathBuf {
+        let dir = unusual.dir.clone().unwrap_or_else(|| self.root.path().join(name));
+        self.site_with(name, ports, unusual, SiteSockets::Directory(dir.clone())).unwrap();
+        dir
+    }
+
+    pub(super) fn site_with(
+        &self,
+        name: &str,
+        ports: Ports,
+        unusual: Unusual,
+        sockets: SiteSockets,
+    ) -> Result<(), LifecycleError> {
         let mut policy: Policy = testing::policy();
         policy.limits.connections = unusual.connections;
         let tenant = self.bench.attach(name, policy);
-        let dir = unusual.dir.unwrap_or_else(|| self.root.path().join(name));
         let fast = Rule { burst: 10_000, interval: Duration::from_micros(1) };
         let rules = Rules {
             tenant: tenant.identity().name.clone(),
             ports,
             namespace: unusual.namespace,
             orphan_grace: unusual.orphan_grace,
+            unannounced_grace: Duration::from_millis(1),
             paces: Paces { hellos: fast, messages: fast },
         };
-        self.lifecycle.admit(tenant, dir.clone(), rules).unwrap();
-        dir
+        self.lifecycle.admit(tenant, sockets, rules)
     }
 
     /// Waits until a site's snapshot is as it should be.
