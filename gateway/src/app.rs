@@ -3,11 +3,13 @@
 //! - [`cli`] turns arguments into a [`cli::Command`], and teaches.
 //! - [`supervisor`] keeps one worker (and, standalone, one shim) alive; it holds no data.
 //! - [`standalone`] makes a configuration out of flags, looks after the ports and the shim of a single machine.
+//! - [`csi`] starts the CSI driver, a process of its own.
 //! - [`validate`] prints all errors of a configuration.
 //! - [`send`] is the one line to try it with.
 //! - [`node`] builds the worker out of everything else.
 
 pub mod cli;
+pub mod csi;
 pub mod exit;
 pub mod node;
 pub mod send;
@@ -30,6 +32,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             let _ = signal::unblock_all();
             pillion_shim::main(shim.into_iter())
         }
+        Ok(cli::Command::Csi(csi)) => csi::run(csi),
         Ok(cli::Command::Validate(validate)) => validate::run(&validate),
         Ok(cli::Command::Send(send)) => send::run(&send),
         Ok(cli::Command::Worker(worker)) => supervisor::worker(worker),

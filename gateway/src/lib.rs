@@ -8,10 +8,11 @@
 //! - [`queue`] keeps them: one log for the node, sled for what can be rebuilt from it.
 //! - [`export`] delivers them, or says why not.
 //! - [`sink`] is the embedded destination of a standalone gateway.
+//! - [`csi`] is a process of its own: it makes the pods' sockets for the kubelet, and hands them to the gateway.
 //! - [`admin`] answers people and Prometheus, from snapshots only.
 //! - [`app`] reads the command line, supervises the worker, and puts the parts together. Only it names everything.
 //!
-//! Leaves: [`base`], [`config`], [`wire`], [`telemetry`], and `sys`, the only place with `unsafe`.
+//! Leaves: [`base`], [`config`], [`wire`], [`telemetry`], `sockets`, and `sys`, the only place with `unsafe`.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!(
@@ -23,12 +24,14 @@ pub mod admin;
 pub mod app;
 pub mod base;
 pub mod config;
+pub mod csi;
 pub mod export;
 pub mod intake;
 pub mod lifecycle;
 pub mod pipeline;
 pub mod queue;
 pub mod sink;
+mod sockets;
 mod sys;
 pub mod telemetry;
 pub mod tenant;

@@ -3,12 +3,15 @@
 //! - [`gateway`] runs `pillion run`, kills its worker, and reads its pages.
 //! - [`pod`] is the inside of a pod: a network namespace with a shim and clients, driven over its standard streams.
 //! - [`station`] is a gateway between two sinks, and [`compare`] tells whether what arrived is what was sent.
+//! - [`kubelet`] calls a CSI driver as the kubelet does; [`csi`] runs one, and stands in for the gateway behind it.
 //! - [`e2e`] is the suite for a real cluster, with its own programs.
 //! - [`lines`] waits for a line of a process instead of for a length of time.
 
 pub mod compare;
+pub mod csi;
 pub mod e2e;
 pub mod gateway;
+pub mod kubelet;
 pub mod lines;
 pub mod pod;
 pub mod station;

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 const EDGES: &[(&str, &[&str])] = &[
     ("base", &[]),
     ("sys", &[]),
+    ("sockets", &["sys"]),
     ("wire", &["base"]),
     ("config", &["base"]),
     ("telemetry", &[]),
@@ -20,8 +21,10 @@ const EDGES: &[(&str, &[&str])] = &[
     ("tenant", &["base", "config", "pipeline", "queue"]),
     ("intake", &["base", "tenant"]),
     ("export", &["base", "config", "queue", "sink", "wire"]),
-    ("lifecycle", &["base", "config", "sys", "tenant"]),
+    ("lifecycle", &["base", "config", "sockets", "sys", "tenant"]),
     ("volumes", &["base", "config", "sys"]),
+    // A process of its own, beside the gateway.
+    ("csi", &["sockets", "sys"]),
     ("admin", &["base", "export", "lifecycle", "queue", "sink", "tenant"]),
     // The composition root: only it names everything.
     (
@@ -30,6 +33,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "admin",
             "base",
             "config",
+            "csi",
             "export",
             "intake",
             "lifecycle",

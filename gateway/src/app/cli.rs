@@ -62,6 +62,15 @@ Examples:
   pillion send
   pillion send --endpoint http://127.0.0.1:14318 --count 100";
 
+const CSI_HELP: &str = "\
+The kubelet calls it to make the sockets of each pod that has a volume of csi.pillion.dev; the gateway that holds the data
+directory gets them from it. It needs uid 0 and the gateway's group, no capability and no network.
+
+SIGTERM stops it. The sockets stay: what the gateway holds goes on being served, and the next `pillion csi` finds them again.
+
+Example:
+  NODE_NAME=node-7 pillion csi";
+
 /// What to do.
 #[derive(Debug, Clone)]
 pub enum Command {
@@ -69,6 +78,8 @@ pub enum Command {
     Run(RunArgs),
     /// Gateway and shim on one machine.
     Standalone(StandaloneArgs),
+    /// The CSI driver of a node.
+    Csi(CsiArgs),
     /// Check a configuration.
     Validate(ValidateArgs),
     /// Send a little telemetry.
@@ -85,6 +96,26 @@ pub struct RunArgs {
     /// The configuration, YAML
     #[arg(long, short, value_name = "FILE")]
     pub config: PathBuf,
+}
+
+/// `pillion csi`
+#[derive(Debug, Clone, Args)]
+pub struct CsiArgs {
+    /// The node's name, told to the kubelet
+    #[arg(long, value_name = "NAME", env = "NODE_NAME", value_parser = node_name)]
+    pub node_name: String,
+    /// The kubelet's root directory, mounted under the same path as on the host
+    #[arg(long, value_name = "DIR", env = "PILLION_KUBELET_DIR", default_value = "/var/lib/kubelet", value_parser = absolute)]
+    pub kubelet_dir: PathBuf,
+    /// The socket on which the gateway asks for the pods' sockets
+    #[arg(long, value_name = "PATH", env = "PILLION_CUSTODY", default_value = "/run/pillion/custody.sock", value_parser = absolute)]
+    pub custody: PathBuf,
+    /// The gateway's data directory, which is prepared for it
+    #[arg(long, value_name = "DIR", env = "PILLION_DATA_DIR", default_value = "/var/lib/pillion", value_parser = absolute)]
+    pub data_dir: PathBuf,
+    /// User and group of the gateway
+    #[arg(long, value_name = "ID", env = "PILLION_GATEWAY_ID", default_value_t = 64317)]
+    pub gateway_id: u32,
 }
 
 /// `pillion standalone`
@@ -184,6 +215,9 @@ enum Verb {
     /// Run gateway and shim on this machine, without root and without a configuration
     #[command(after_help = STANDALONE_HELP)]
     Standalone(StandaloneArgs),
+    /// Run the CSI driver of a node: the pods' sockets, made for the kubelet and kept for the gateway
+    #[command(after_help = CSI_HELP)]
+    Csi(CsiArgs),
     /// Check a configuration file and print every mistake in it
     #[command(after_help = VALIDATE_HELP)]
     Validate(ValidateArgs),
@@ -234,6 +268,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Stop> 
     Ok(match cli.command {
         Verb::Run(args) => Command::Run(args),
         Verb::Standalone(args) => Command::Standalone(args),
+        Verb::Csi(args) => Command::Csi(args),
         Verb::Validate(args) => Command::Validate(args),
         Verb::Send(args) => Command::Send(args),
         Verb::Shim(rest) => Command::Shim(std::iter::once("pillion shim".into()).chain(rest.args).collect()),
@@ -251,6 +286,19 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Stop> 
             })
         }
     })
+}
+
+/// 1 to 253 bytes, as the API server allows.
+fn node_name(text: &str) -> Result<String, String> {
+    match text.len() {
+        1..=253 => Ok(text.to_owned()),
+        _ => Err("a node's name has 1 to 253 bytes: set NODE_NAME from the field spec.nodeName".to_owned()),
+    }
+}
+
+fn absolute(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() { Ok(path) } else { Err("write the whole path, beginning with /".to_owned()) }
 }
 
 /// As [`loopback`], but only the port is left: the shim listens on 127.0.0.1 and ::1, whichever is named.
@@ -345,6 +393,8 @@ mod tests {
             ("standalone --protocol http --destination http://h", "http/protobuf"),
             ("standalone --protocol grpc", "--destination"),
             ("send --count 0", "1..=1000000"),
+            ("csi --node-name n --kubelet-dir kubelet", "the whole path"),
+            ("csi --node-name n --gateway-id x", "--gateway-id"),
         ] {
             let (stderr, text) = stop(line);
             assert!(stderr && text.contains(part), "{line}: {text}");
@@ -355,7 +405,7 @@ mod tests {
     /// Guarantees: they go to stdout and show examples; the worker is not a command for people.
     #[test]
     fn help_teaches() {
-        for line in ["--help", "run --help", "standalone --help", "validate --help", "send --help"] {
+        for line in ["--help", "run --help", "csi --help", "standalone --help", "validate --help", "send --help"] {
             let (stderr, text) = stop(line);
             assert!(!stderr && text.contains("Example"), "{line}: {text}");
             assert!(!text.contains("worker --") && !text.contains("  worker"), "{line}: {text}");
