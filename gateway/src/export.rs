@@ -82,6 +82,7 @@ pub struct Route {
 /// The running exporter. Its thread ends at [`Exporter::drain`].
 #[derive(Debug)]
 pub struct Exporter {
+    queue: Queue,
     desk: Arc<Desk>,
     gauges: Vec<Arc<OutletGauge>>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -140,6 +141,7 @@ impl Exporter {
     /// Starts the export thread.
     pub fn start(deps: Deps) -> Result<Self, StartError> {
         let desk = Arc::new(Desk::default());
+        let queue = deps.queue.clone();
         let gauges: Vec<_> = deps.destinations.keys().cloned().map(OutletGauge::new).collect();
         let (started, result) = sync_channel(1);
         let thread = std::thread::Builder::new().name("export".to_owned()).spawn({
@@ -149,7 +151,7 @@ impl Exporter {
         let thread = thread.map_err(|error| not_started("", &format!("starting the export thread: {error}")))?;
         // The thread builds what it owns: connections and TLS settings are not shared between threads.
         let result = result.recv().unwrap_or_else(|_| Err(not_started("", "the export thread ended at its start")));
-        result.map(|()| Self { desk, gauges, thread: Mutex::new(Some(thread)) })
+        result.map(|()| Self { queue, desk, gauges, thread: Mutex::new(Some(thread)) })
     }
 
     /// Begins, or changes, the delivery of a tenant. Never blocks.
@@ -157,9 +159,10 @@ impl Exporter {
         self.desk.leave(Order::Attach(Box::new(route)));
     }
 
-    /// Forgets a tenant whose pod is gone, as soon as all it sent is delivered. Never blocks.
+    /// Forgets a tenant whose pod is gone, here and in the log, as soon as all it sent is done. Who may still append for it
+    /// has ended before. A registration that comes later is stronger. Never blocks.
     pub fn detach(&self, tenant: TenantId) {
-        self.desk.leave(Order::Detach(tenant));
+        self.desk.leave(Order::Detach(self.queue.departure(tenant)));
     }
 
     /// Present figures. Never waits for the export thread, nor it for the caller.

@@ -33,6 +33,7 @@ mod tests;
 mod writer;
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -81,6 +82,8 @@ struct Shared {
     disk: Arc<RealDisk>,
     index: Arc<Index<RealDisk>>,
     stats: Arc<Stats>,
+    /// Registrations asked for since the start.
+    registrations: AtomicU64,
     writer: Mutex<Option<JoinHandle<std::io::Result<()>>>>,
 }
 
@@ -130,6 +133,15 @@ pub struct TenantRecord {
     pub destinations: [Vec<DestinationName>; 3],
     /// Retention.
     pub max_age: Duration,
+}
+
+/// A tenant whose pod is gone, and when that was known: a registration that comes later is stronger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Departure {
+    /// Who.
+    pub tenant: TenantId,
+    /// Registrations before it.
+    pub(crate) seen: u64,
 }
 
 /// How far one destination has come with one tenant.
@@ -353,7 +365,14 @@ impl Queue {
         let inbox = Arc::new(Inbox::new(config.inbox_bytes_max));
         let writer = spawn(directory, (inbox.clone(), stats.clone()), log, meta)
             .map_err(|source| directory::failure("starting the writer of", &config.data_dir, source))?;
-        let queue = Self(Arc::new(Shared { inbox, disk, index, stats, writer: Mutex::new(Some(writer)) }));
+        let queue = Self(Arc::new(Shared {
+            inbox,
+            disk,
+            index,
+            stats,
+            registrations: AtomicU64::new(0),
+            writer: Mutex::new(Some(writer)),
+        }));
         Ok((queue, Recovery { meta_rebuilt, ..recovery }))
     }
 
@@ -361,9 +380,22 @@ impl Queue {
     /// A changed record (destinations, retention) is appended anew under the same number.
     pub fn register(&self, record: &TenantRecord) -> Result<TenantId, AppendError> {
         let (reply, result) = sync_channel(1);
-        self.put(Request::Register(record.clone(), reply))?;
+        let number = self.0.registrations.fetch_add(1, Ordering::SeqCst) + 1;
+        self.put(Request::Register(record.clone(), number, reply))?;
         // The writer answers everything that it took; only its death leaves this without an answer.
         result.recv().unwrap_or(Err(AppendError::Poisoned))
+    }
+
+    /// Says that a tenant's pod is gone, as of now. Nothing happens before [`Queue::forget`].
+    pub fn departure(&self, tenant: TenantId) -> Departure {
+        Departure { tenant, seen: self.0.registrations.load(Ordering::SeqCst) }
+    }
+
+    /// Forgets a departed tenant as soon as all its records are done, which may be long after: told then. Told `Busy` if it
+    /// is registered again meanwhile: it stays. Whoever asks holds nothing that is still to be appended for it. A later
+    /// registration of the same pod makes a new tenant. Non-blocking.
+    pub fn forget(&self, departure: Departure, reply: Reply) -> Result<(), AppendError> {
+        self.put(Request::Forget(departure, reply))
     }
 
     /// Hands an append to the writer. Never blocks; a refusal gives the append back, and no completion follows.

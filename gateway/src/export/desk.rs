@@ -9,14 +9,15 @@ use std::time::{Duration, Instant};
 
 use super::Route;
 use crate::base::TenantId;
+use crate::queue::Departure;
 
 /// What export is told to do.
 #[derive(Debug)]
 pub(crate) enum Order {
     /// Begin or change.
     Attach(Box<Route>),
-    /// Forget the tenant when everything of it is delivered.
-    Detach(TenantId),
+    /// Forget the tenant when everything of it is done.
+    Detach(Departure),
     /// End.
     Drain(DrainOrder),
 }
@@ -53,7 +54,7 @@ impl Desk {
             let mut inner = self.lock();
             match order {
                 Order::Attach(ref route) => drop(inner.tenants.insert(route.tenant, order)),
-                Order::Detach(tenant) => drop(inner.tenants.insert(tenant, order)),
+                Order::Detach(departure) => drop(inner.tenants.insert(departure.tenant, order)),
                 Order::Drain(drain) => inner.drain = Some(drain),
             }
             inner.waker.take()

@@ -13,6 +13,7 @@
 //! alarms     the end of a rest, patience, the checkpoint
 //! ```
 
+mod departed;
 mod drain;
 mod load;
 mod settle;
@@ -39,7 +40,7 @@ use super::volatile::{Stage, Volatiles};
 use crate::base::handoff::{Arrival, Handoff};
 use crate::base::mailbox::Mailbox;
 use crate::base::{DestinationName, Sequence, TenantId};
-use crate::queue::{Completion, Queue, Read};
+use crate::queue::{Completion, Departure, Queue, Read};
 use crate::sink::{Delivery, Sink};
 
 /// While batches are small, arrivals are taken no more often: merged requests are what makes small ones cheap.
@@ -95,7 +96,10 @@ struct Tenant {
     /// The last record heard of, for a tenant whose route is still on its way.
     tail: Sequence,
     early_items: u64,
-    leaving: bool,
+    /// Its pod is gone.
+    leaving: Option<Departure>,
+    /// The log was asked to forget it, with this ticket.
+    asked: Option<u64>,
 }
 
 /// See the module.
@@ -112,6 +116,9 @@ pub(super) struct Engine {
     reads: FuturesUnordered<Pin<Box<dyn Future<Output = ReadDone>>>>,
     mailbox: Arc<Mailbox<Completion>>,
     filed: HashMap<u64, Filed>,
+    /// Whom the log was asked to forget: answered when all they sent is done, so no drain waits for it.
+    forgetting: HashMap<u64, TenantId>,
+    asking_again: Vec<TenantId>,
     next_ticket: u64,
     dirty: Vec<u32>,
     done_records: usize,
@@ -156,6 +163,8 @@ impl Engine {
             reads: FuturesUnordered::new(),
             mailbox: Arc::default(),
             filed: HashMap::new(),
+            forgetting: HashMap::new(),
+            asking_again: Vec::new(),
             next_ticket: 0,
             dirty: Vec::new(),
             done_records: 0,
@@ -234,7 +243,7 @@ impl Engine {
         for order in inbox.orders.drain(..) {
             match order {
                 Order::Attach(route) => self.attach(*route),
-                Order::Detach(tenant) => self.detach(tenant),
+                Order::Detach(departure) => self.detach(departure),
                 Order::Drain(order) => self.begin_drain(order),
             }
         }
@@ -251,6 +260,7 @@ impl Engine {
         while self.alarms.peek().is_some_and(|Reverse(at)| *at <= self.now) {
             self.alarms.pop();
             self.end_rests();
+            self.ask_again();
         }
         while let Some(id) = self.volatiles.pop_due(self.now) {
             self.spill(id);
@@ -346,7 +356,7 @@ impl Engine {
         }
         for number in numbers {
             match saved {
-                Ok(()) => self.leave_if_idle(number),
+                Ok(()) => self.forget_if_idle(number),
                 Err(_) => self.mark_dirty(number),
             }
         }
@@ -361,10 +371,14 @@ impl Engine {
     }
 
     fn ticket(&mut self, about: Filed) -> u64 {
-        let ticket = self.next_ticket;
-        self.next_ticket += 1;
+        let ticket = self.bare_ticket();
         self.filed.insert(ticket, about);
         ticket
+    }
+
+    fn bare_ticket(&mut self) -> u64 {
+        self.next_ticket += 1;
+        self.next_ticket - 1
     }
 }
 

@@ -1,6 +1,7 @@
 //! The exporter between the real queue and real servers on loopback.
 
 mod backend;
+mod departed;
 mod faults;
 mod memory;
 mod node;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
-use crate::base::Batch;
+use crate::base::{Batch, TenantId};
 
 /// How long a batch may wait for its destinations before it goes to the log.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
@@ -95,6 +95,11 @@ impl Volatiles {
     /// All that are here.
     pub(crate) fn ids(&self) -> Vec<u64> {
         self.entries.keys().copied().collect()
+    }
+
+    /// Whether one of a tenant is left.
+    pub(crate) fn has(&self, tenant: TenantId) -> bool {
+        self.entries.values().any(|entry| entry.batch.tenant == tenant)
     }
 
     /// Whether none is left.

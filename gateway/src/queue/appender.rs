@@ -57,6 +57,8 @@ struct Open<D: Disk> {
     file: Arc<D::File>,
     length: u64,
     records: usize,
+    /// Tenants that may have records in it, those that were forgotten meanwhile included.
+    tenants: usize,
     written: u64,
     end: u64,
 }
@@ -138,11 +140,18 @@ impl<D: Disk> Appender<D> {
     }
 
     /// Bytes left for records in the open segment.
-    pub(crate) fn room(&self, tenants: &Tenants) -> u64 {
+    pub(crate) fn room(&self) -> u64 {
         self.open.as_ref().map_or(0, |open| {
-            let footer = footer::footer_bytes_max(open.records, tenants.len());
+            let footer = footer::footer_bytes_max(open.records, open.tenants);
             open.length.saturating_sub(open.end + footer)
         })
+    }
+
+    /// One more tenant may have records from now on.
+    pub(crate) fn note_tenant(&mut self) {
+        if let Some(open) = &mut self.open {
+            open.tenants += 1;
+        }
     }
 
     /// Bytes for records in a segment that has just been begun.
@@ -174,7 +183,7 @@ impl<D: Disk> Appender<D> {
         tenants: &mut Tenants,
         (requests, now_unix_ms): (&[Request], u64),
     ) -> Result<(), Failure> {
-        if self.open.is_some() && Self::cost(length) <= self.room(tenants) {
+        if self.open.is_some() && Self::cost(length) <= self.room() {
             return Ok(());
         }
         if self.open.is_some() {
@@ -190,7 +199,17 @@ impl<D: Disk> Appender<D> {
         self.index.begin(key, file.clone());
         let length = self.space.segment_bytes;
         let start = SEGMENT_HEADER_BYTES;
-        self.open = Some(Open { key, seed: key.seed(), file, length, records: 0, written: start, end: start });
+        let tenants_now = tenants.len();
+        self.open = Some(Open {
+            key,
+            seed: key.seed(),
+            file,
+            length,
+            records: 0,
+            tenants: tenants_now,
+            written: start,
+            end: start,
+        });
         self.stage_snapshot(tenants, now_unix_ms);
         Ok(())
     }
@@ -206,6 +225,9 @@ impl<D: Disk> Appender<D> {
                 record::put_tenant(&mut payload, &tenant.record);
                 self.stage(Fields::metadata(Kind::Tenant, id, now_unix_ms), &payload, &[], None);
             }
+            payload.clear();
+            record::put_roster(&mut payload, tenants.next(), tenants.iter().map(|(id, _)| id));
+            self.stage(Fields::metadata(Kind::Roster, TenantId(0), now_unix_ms), &payload, &[], None);
             if copy == 1 {
                 break;
             }

@@ -27,7 +27,9 @@
 //! - `class` is 0: appended in order. Relocation will number its own; `epoch` and `next tenant` are the marks below which
 //!   nothing may be given out again, should everything else be gone.
 //! - Every segment starts with a copy of all tenants and cursors, so that no older segment is needed for them. Tenants are
-//!   written twice: without a tenant's record its data has no owner.
+//!   written twice: without a tenant's record its data has no owner. The roster beside them says that there are no others:
+//!   older segments still name tenants that were forgotten since, whose last word may be in a segment that is recycled.
+//!   A release that knows no roster would only remember them again, so the version stays.
 
 use bytes::{Buf, BufMut};
 use crc32c::{crc32c, crc32c_append};

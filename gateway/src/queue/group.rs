@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
-use super::{Append, AppendError, Completion, CursorState, DeadLetter, Reply, TenantRecord};
+use super::{Append, AppendError, Completion, CursorState, DeadLetter, Departure, Reply, TenantRecord};
 use crate::base::batch::Batch;
 use crate::base::handoff::{Arrival, Committed};
 use crate::base::mailbox::Mailbox;
@@ -16,8 +16,10 @@ use crate::base::{Sequence, TenantId};
 pub(crate) enum Request {
     /// Data.
     Append(Append),
-    /// A tenant.
-    Register(TenantRecord, SyncSender<Result<TenantId, AppendError>>),
+    /// A tenant, and which registration since the start it is.
+    Register(TenantRecord, u64, SyncSender<Result<TenantId, AppendError>>),
+    /// A tenant that goes.
+    Forget(Departure, Reply),
     /// Cursors.
     Checkpoint(Vec<CursorState>),
     /// A refusal.
@@ -30,7 +32,7 @@ impl Request {
         match self {
             Self::Append(append) => &append.parts[part].payload,
             Self::DeadLetter(letter, _) => &letter.payload,
-            Self::Register(..) | Self::Checkpoint(_) => &[],
+            Self::Register(..) | Self::Forget(..) | Self::Checkpoint(_) => &[],
         }
     }
 
@@ -41,7 +43,7 @@ impl Request {
             Self::Append(append) => append.parts.iter().map(|part| part.payload.len() + OVERHEAD).sum(),
             Self::DeadLetter(letter, _) => letter.payload.len(),
             Self::Checkpoint(cursors) => cursors.iter().map(|cursor| OVERHEAD + cursor.beyond.len() * 8).sum(),
-            Self::Register(..) => 0,
+            Self::Register(..) | Self::Forget(..) => 0,
         };
         payload + OVERHEAD
     }
@@ -58,6 +60,8 @@ pub(crate) enum Outcome {
     Refused(AppendError),
     /// Told already: nothing is left to say.
     Told(Sequence),
+    /// Told later.
+    Kept,
 }
 
 /// What export is told of a committed part.

@@ -113,6 +113,17 @@ impl<D: Disk> Index<D> {
         Some(body(open.entries.iter().map(|(tenant, entries)| (*tenant, entries.as_slice())).collect()))
     }
 
+    /// The same, of these tenants only.
+    pub(crate) fn with_open_of<T>(
+        &self,
+        tenants: &[TenantId],
+        body: impl FnOnce(Vec<(TenantId, &[Entry])>) -> T,
+    ) -> Option<T> {
+        let inner = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let open = inner.open.as_ref()?;
+        Some(body(tenants.iter().filter_map(|id| Some((*id, open.entries.get(id)?.as_slice()))).collect()))
+    }
+
     /// Takes a segment out; readers that have it keep it alive.
     pub(crate) fn remove(&self, id: u64) -> Option<Arc<Segment<D>>> {
         self.0.write().unwrap_or_else(PoisonError::into_inner).sealed.remove(&id)

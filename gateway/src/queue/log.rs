@@ -5,6 +5,7 @@
 //! it step by step; the writer thread only loops over [`Log::step`].
 //!
 //! ```text
+//! forget     tenants that leave and have nothing left end with a record
 //! plan       each request is admitted or refused as a whole, and its records are staged
 //! write      one vectored write (one more for each segment that ends within the group)
 //! tell       appends that do not ask for sync
@@ -14,6 +15,8 @@
 //! free       segments whose records the durable cursors have passed
 //! ```
 //! A failed call poisons the log: whoever was not told yet is told so, as is everyone after.
+
+mod departed;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -49,6 +52,8 @@ pub(crate) struct Log<D: Disk> {
     payload: Vec<u8>,
     /// Cursors have moved since it was last looked which segments are done.
     look_for_done: bool,
+    /// Cursors have moved, or somebody leaves, since it was last looked who has nothing left.
+    look_for_departed: bool,
     /// Segments to free as soon as everything is durable.
     done: Vec<u64>,
     update: Update,
@@ -73,6 +78,7 @@ impl<D: Disk> Log<D> {
             mail: Mail::default(),
             payload: Vec::new(),
             look_for_done: true,
+            look_for_departed: false,
             done: Vec::new(),
             update: Update::default(),
         };
@@ -85,11 +91,13 @@ impl<D: Disk> Log<D> {
         self.outcomes.clear();
         self.placed.clear();
         let mut wants_sync = sync;
+        self.forget_departed(requests, now_unix_ms);
         for number in 0..requests.len() {
             let outcome = self.plan(number, requests, now_unix_ms, &mut wants_sync);
             self.outcomes.push(outcome);
         }
-        let written = self.appender.write_out(requests);
+        // What a failed write has left planned speaks of requests that are gone.
+        let written = if self.stats.is_poisoned() { Ok(()) } else { self.appender.write_out(requests) };
         if self.survives(written) {
             self.stats.commits.fetch_add(u64::from(!requests.is_empty()), Ordering::Relaxed);
             self.tell_unsynced(requests);
@@ -145,10 +153,15 @@ impl<D: Disk> Log<D> {
             Request::Append(append) => {
                 self.plan_append(number, append, (requests, now)).inspect(|_| *wants_sync |= append.sync)
             }
-            Request::Register(record, _) => self.plan_register(record, (requests, now)).map(|(id, is_new)| {
-                *wants_sync |= is_new;
-                Outcome::Registered(id)
-            }),
+            Request::Register(record, registration, _) => {
+                self.plan_register(record, (requests, now)).map(|(id, is_new)| {
+                    *wants_sync |= is_new;
+                    let stays = self.tenants.note_registered(id, *registration);
+                    self.mail.add(stays, Err(AppendError::Busy));
+                    Outcome::Registered(id)
+                })
+            }
+            Request::Forget(departure, reply) => Ok(self.plan_forget(*departure, reply)),
             Request::Checkpoint(cursors) => self.plan_checkpoint(cursors, (requests, now)),
             Request::DeadLetter(letter, _) => {
                 self.plan_letter(number, letter, (requests, now)).inspect(|_| *wants_sync = true)
@@ -205,6 +218,7 @@ impl<D: Disk> Log<D> {
         staged?;
         self.say_what_is_given_up(id, record);
         self.tenants.insert(id, record.clone());
+        self.appender.note_tenant();
         self.update.tenants_changed = true;
         Ok((id, true))
     }
@@ -244,6 +258,7 @@ impl<D: Disk> Log<D> {
                     if self.tenants.move_cursor(cursor.clone()) {
                         self.update.cursors.push(cursor.clone());
                         self.look_for_done = true;
+                        self.look_for_departed |= self.tenants.has_leaving();
                     }
                 }
                 rest = &rest[taken..];
@@ -283,7 +298,7 @@ impl<D: Disk> Log<D> {
 
     /// Refuses data that would not fit wholly, before any of it is staged: never half a request.
     fn admit(&mut self, lengths: impl Iterator<Item = usize>) -> Result<(), AppendError> {
-        let mut room = self.appender.room(&self.tenants);
+        let mut room = self.appender.room();
         let mut segments = 0;
         let fresh = self.appender.fresh_room(&mut self.tenants);
         for length in lengths {
@@ -317,7 +332,7 @@ impl<D: Disk> Log<D> {
         group: (&[Request], u64),
     ) -> Result<(), AppendError> {
         let cost = Appender::<D>::cost(payload.len());
-        if cost > self.appender.room(&self.tenants) {
+        if cost > self.appender.room() {
             if cost > self.appender.fresh_room(&mut self.tenants) {
                 return Err(AppendError::TooLarge);
             }
@@ -340,6 +355,11 @@ impl<D: Disk> Log<D> {
                 AppendError::Poisoned
             }
         }
+    }
+
+    /// Whether another step has something to do, whoever asks for one.
+    pub(crate) fn is_unfinished(&self) -> bool {
+        self.appender.is_unsynced() || self.look_for_departed
     }
 
     /// Whether the log is still to be trusted after a call. The first failure is for good.
@@ -387,6 +407,7 @@ impl<D: Disk> Log<D> {
             };
             let result = match outcome {
                 Outcome::At(sequence) | Outcome::Told(sequence) => Ok(sequence),
+                Outcome::Kept => Ok(Sequence::ZERO),
                 Outcome::Refused(error) => Err(error),
                 Outcome::Registered(_) => Ok(Sequence::ZERO),
             };
@@ -398,7 +419,9 @@ impl<D: Disk> Log<D> {
                     }
                     self.mail.add(append.reply, result);
                 }
-                Request::Register(_, reply) => {
+                // Told when it is gone, or already.
+                Request::Forget(..) => {}
+                Request::Register(_, _, reply) => {
                     let id = match outcome {
                         Outcome::Registered(id) => Ok(id),
                         _ => Err(result.err().unwrap_or(AppendError::Poisoned)),

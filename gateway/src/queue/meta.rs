@@ -25,6 +25,8 @@ pub(crate) mod sled;
 pub(crate) struct Update {
     /// Cursors that moved; later ones win.
     pub(crate) cursors: Vec<CursorState>,
+    /// Tenants that are gone, and their cursors with them.
+    pub(crate) forgotten: Vec<TenantId>,
     /// Whether a number was given to a tenant.
     pub(crate) tenants_changed: bool,
     /// The boot epoch.
@@ -36,7 +38,7 @@ pub(crate) struct Update {
 impl Update {
     /// Whether there is nothing to save.
     pub(crate) fn is_empty(&self) -> bool {
-        self.cursors.is_empty() && !self.tenants_changed
+        self.cursors.is_empty() && self.forgotten.is_empty() && !self.tenants_changed
     }
 }
 
@@ -89,6 +91,7 @@ pub(crate) struct MetaInbox {
 #[derive(Debug, Default)]
 struct Waiting {
     cursors: BTreeMap<(TenantId, DestinationName), CursorState>,
+    forgotten: Vec<TenantId>,
     tenants_changed: bool,
     epoch: u32,
     tenants_next: u32,
@@ -102,6 +105,9 @@ impl MetaInbox {
         for cursor in update.cursors {
             waiting.cursors.insert((cursor.tenant, cursor.destination.clone()), cursor);
         }
+        // A number that is gone never gets a cursor again, so it does not matter which came first.
+        update.forgotten.iter().for_each(|tenant| remove_tenant(&mut waiting.cursors, *tenant));
+        waiting.forgotten.extend(update.forgotten);
         waiting.tenants_changed |= update.tenants_changed;
         (waiting.epoch, waiting.tenants_next) = (update.epoch, update.tenants_next);
         self.changed.notify_one();
@@ -116,7 +122,9 @@ impl MetaInbox {
     /// Waits for an update; `None` at the end.
     fn take(&self) -> Option<Update> {
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_idle = |waiting: &mut Waiting| waiting.cursors.is_empty() && !waiting.tenants_changed && !waiting.closed;
+        let is_idle = |waiting: &mut Waiting| {
+            waiting.cursors.is_empty() && waiting.forgotten.is_empty() && !waiting.tenants_changed && !waiting.closed
+        };
         let waiting = self.changed.wait_while(waiting, is_idle).unwrap_or_else(PoisonError::into_inner);
         // The log has it already: what follows within a second is saved with it.
         let is_open = |waiting: &mut Waiting| !waiting.closed;
@@ -124,12 +132,19 @@ impl MetaInbox {
         let mut waiting = collected.unwrap_or_else(PoisonError::into_inner).0;
         let update = Update {
             cursors: std::mem::take(&mut waiting.cursors).into_values().collect(),
+            forgotten: std::mem::take(&mut waiting.forgotten),
             tenants_changed: std::mem::take(&mut waiting.tenants_changed),
             epoch: waiting.epoch,
             tenants_next: waiting.tenants_next,
         };
         (!update.is_empty()).then_some(update)
     }
+}
+
+fn remove_tenant(cursors: &mut BTreeMap<(TenantId, DestinationName), CursorState>, tenant: TenantId) {
+    let first = (tenant, DestinationName("".into()));
+    let keys: Vec<_> = cursors.range(first..).map(|(key, _)| key).take_while(|key| key.0 == tenant).cloned().collect();
+    keys.iter().for_each(|key| drop(cursors.remove(key)));
 }
 
 /// The thread's loop. A failure discards what is there; `all` is every cursor saved by this process, so that a new
@@ -141,6 +156,7 @@ pub(crate) fn run(inbox: &Arc<MetaInbox>, meta: &mut dyn Meta) {
             let kept = CursorState { beyond: Vec::new(), ..cursor.clone() };
             all.insert((cursor.tenant, cursor.destination.clone()), kept);
         }
+        update.forgotten.iter().for_each(|tenant| remove_tenant(&mut all, *tenant));
         let Err(problem) = meta.save(&update) else { continue };
         tracing::warn!(problem, "the queue's metadata cannot be saved: it is made anew");
         let everything = Update { cursors: all.values().cloned().collect(), ..update };

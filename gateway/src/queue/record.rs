@@ -6,12 +6,14 @@
 //! ```text
 //! header      = magic u32 | version u8 | kind u8 | signal u8 | flags u8 | tenant u32 | items u32 | sequence u64
 //!               | received unix ms u64 | length u32 | payload crc u32 | 0 u32 | header crc u32        48 bytes, then length
-//! kind        = 1 data | 2 tenant | 3 cursors | 4 dead letter
+//! kind        = 1 data | 2 tenant | 3 cursors | 4 dead letter | 5 forgotten | 6 roster
 //! text        = length u16 | UTF-8
 //! tenant      = name text | pod uid text ("" for none) | max age ms u64 | 3 * (count u16 | text * count)
 //! cursors     = cursor*     cursor = tenant u32 | destination text | acknowledged u64 | 3 * delivered u64
 //!                                    | count u32 | u64 * count (records beyond that are done as well)
 //! dead letter = refused sequence u64 | destination text | reason text | the data
+//! forgotten   = nothing: the tenant in the header is gone for ever, and all that it had was done
+//! roster      = next tenant u32 | u32 * count, ascending: of the tenants below the next one, only these are still known
 //! ```
 //! The payload's crc is covered by the header's: damage in a payload leaves its length, and so the next record, known.
 
@@ -48,12 +50,17 @@ pub(crate) enum Kind {
     Cursors = 3,
     /// A refused record with its refusal.
     DeadLetter = 4,
+    /// The end of a tenant.
+    Forgotten = 5,
+    /// Who is left.
+    Roster = 6,
 }
 
 impl Kind {
     /// `None` for kinds of later releases: skipped.
     pub(crate) fn from_number(number: u8) -> Option<Self> {
-        [Self::Data, Self::Tenant, Self::Cursors, Self::DeadLetter].into_iter().find(|kind| *kind as u8 == number)
+        let kinds = [Self::Data, Self::Tenant, Self::Cursors, Self::DeadLetter, Self::Forgotten, Self::Roster];
+        kinds.into_iter().find(|kind| *kind as u8 == number)
     }
 }
 
@@ -202,6 +209,19 @@ pub(crate) fn take_cursors(mut input: &[u8]) -> Option<Vec<CursorState>> {
         cursors.push(CursorState { tenant, destination, acknowledged, beyond, delivered_items });
     }
     Some(cursors)
+}
+
+/// Appends a roster's payload.
+pub(crate) fn put_roster(out: &mut Vec<u8>, next: u32, tenants: impl Iterator<Item = TenantId>) {
+    out.put_u32_le(next);
+    tenants.for_each(|tenant| out.put_u32_le(tenant.0));
+}
+
+/// Reads a roster's payload back: the next number, and who is left, ascending.
+pub(crate) fn take_roster(mut input: &[u8]) -> Option<(u32, Vec<TenantId>)> {
+    let next = input.try_get_u32_le().ok()?;
+    let tenants = input.chunks_exact(4).map(|mut number| TenantId(number.get_u32_le())).collect();
+    Some((next, tenants))
 }
 
 /// Appends what stands before the data in a dead letter's payload.

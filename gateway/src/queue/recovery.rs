@@ -4,7 +4,7 @@
 //! tenants and cursors together, and number the new boot above everything found. It never appends to an old segment and
 //! never fails because of damage: only a file that cannot be opened, or one of a newer release, stops a start.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -104,6 +104,9 @@ struct Facts {
     tenants: HashMap<TenantId, (Sequence, TenantRecord)>,
     /// The furthest of each, with the position of its checkpoint: however many there are, no more is kept.
     cursors: HashMap<(TenantId, DestinationName), (Sequence, CursorState)>,
+    forgotten: HashSet<TenantId>,
+    /// The latest one, with its position and the number that was next.
+    roster: Option<(Sequence, u32, HashSet<TenantId>)>,
     highest: Sequence,
     epoch: u32,
     tenants_next: u32,
@@ -141,6 +144,7 @@ pub(crate) fn recover<D: Disk>(
     facts.note_saved(params.saved);
 
     let epoch = facts.next_epoch();
+    let strays = facts.strays();
     let tenants = facts.into_tenants(&index);
     let recovered = tenants.iter().map(|(id, tenant)| recovered(&*disk, &index, id, tenant)).collect();
     let identity = SegmentHeader { created_unix_ms: 0, log_id: params.log_id, epoch, tenants_next: tenants.next() };
@@ -152,7 +156,9 @@ pub(crate) fn recover<D: Disk>(
         took: started.elapsed(),
         meta_rebuilt: false,
     };
-    Ok((Log::new(appender, tenants, (index, stats, handoff)), recovery))
+    let mut log = Log::new(appender, tenants, (index, stats, handoff));
+    log.drop_saved(strays);
+    Ok((log, recovery))
 }
 
 /// Says every second how far a long recovery is.
@@ -263,6 +269,17 @@ impl Facts {
                     self.tenants.insert(TenantId(header.tenant), (header.sequence, record));
                 }
             }
+            Some(Kind::Forgotten) => {
+                self.tenants_next = self.tenants_next.max(header.tenant.saturating_add(1));
+                self.forgotten.insert(TenantId(header.tenant));
+            }
+            Some(Kind::Roster) => {
+                let Some((next, ids)) = record::take_roster(payload) else { return };
+                self.tenants_next = self.tenants_next.max(next);
+                if self.roster.as_ref().is_none_or(|(sequence, ..)| *sequence < header.sequence) {
+                    self.roster = Some((header.sequence, next, ids.into_iter().collect()));
+                }
+            }
             Some(Kind::Cursors) => {
                 let cursors = record::take_cursors(payload).unwrap_or_default();
                 cursors.into_iter().for_each(|cursor| self.note_cursor(header.sequence, cursor));
@@ -287,6 +304,20 @@ impl Facts {
         }
     }
 
+    /// Whether it was forgotten. Old segments name such tenants for as long as they are needed for others.
+    fn is_gone(&self, id: TenantId) -> bool {
+        let in_roster = |(_, next, ids): &(Sequence, u32, HashSet<TenantId>)| id.0 >= *next || ids.contains(&id);
+        self.forgotten.contains(&id) || !self.roster.as_ref().is_none_or(in_roster)
+    }
+
+    /// Tenants of cursors that nobody has any more: sled may still have them.
+    fn strays(&self) -> Vec<TenantId> {
+        let mut strays: Vec<_> = self.cursors.keys().map(|(id, _)| *id).filter(|id| self.is_gone(*id)).collect();
+        strays.sort_unstable();
+        strays.dedup();
+        strays
+    }
+
     /// Above everything: a number that was given before a crash is never given again.
     fn next_epoch(&self) -> u32 {
         let sequences = self.cursors.values().map(|(_, cursor)| cursor.acknowledged).chain([self.highest]);
@@ -296,15 +327,15 @@ impl Facts {
 
     fn into_tenants<D: Disk>(self, index: &Index<D>) -> Tenants {
         let mut tenants = Tenants::new(self.tenants_next);
-        for (id, (_, record)) in self.tenants {
-            tenants.insert(id, record);
+        for (id, (_, record)) in self.tenants.iter().filter(|(id, _)| !self.is_gone(**id)) {
+            tenants.insert(*id, record.clone());
         }
-        for (_, cursor) in self.cursors.into_values() {
-            tenants.move_cursor(cursor);
+        for (_, cursor) in self.cursors.values() {
+            tenants.move_cursor(cursor.clone());
         }
         for segment in index.sealed() {
             for range in segment.ranges.iter().filter(|range| range.tenant != METADATA) {
-                if tenants.find(range.tenant).is_none() {
+                if tenants.find(range.tenant).is_none() && !self.is_gone(range.tenant) {
                     tracing::error!(
                         tenant = range.tenant.0,
                         records = range.count,

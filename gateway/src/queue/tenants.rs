@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::footer::{ENTRY_BYTES, Entry, Range};
 use super::record::{self, HEADER_BYTES};
-use super::{CursorState, TenantRecord};
+use super::{CursorState, Departure, Reply, TenantRecord};
 use crate::base::{DestinationName, Sequence, Signal, TenantId, TenantName};
 
 /// A pod's name and uid: the key under which it registers.
@@ -17,6 +17,8 @@ type Key = (TenantName, Option<String>);
 pub(crate) struct Tenants {
     all: BTreeMap<TenantId, Tenant>,
     by_key: HashMap<Key, TenantId>,
+    /// Those whose pod is gone, and whom to tell when they are forgotten.
+    leaving: BTreeMap<TenantId, Reply>,
     next: u32,
     snapshot_bytes: Option<u64>,
 }
@@ -30,6 +32,8 @@ pub(crate) struct Tenant {
     pub(crate) cursors: BTreeMap<DestinationName, CursorState>,
     /// Its last data record.
     pub(crate) last: Sequence,
+    /// Which registration since the start named it last; 0: none yet.
+    registered: u64,
 }
 
 /// What a registration means for the log.
@@ -44,7 +48,13 @@ pub(crate) enum Registration {
 impl Tenants {
     /// No tenants; numbers from `next` on are free.
     pub(crate) fn new(next: u32) -> Self {
-        Self { all: BTreeMap::new(), by_key: HashMap::new(), next: next.max(1), snapshot_bytes: None }
+        Self {
+            all: BTreeMap::new(),
+            by_key: HashMap::new(),
+            leaving: BTreeMap::new(),
+            next: next.max(1),
+            snapshot_bytes: None,
+        }
     }
 
     /// Number of tenants.
@@ -90,11 +100,59 @@ impl Tenants {
     pub(crate) fn insert(&mut self, id: TenantId, record: TenantRecord) {
         self.snapshot_bytes = None;
         self.next = self.next.max(id.0.saturating_add(1));
-        self.by_key.insert((record.name.clone(), record.pod_uid.clone()), id);
+        // Two may have one key when a crash took the end of the first: the later one is meant.
+        let of_key = self.by_key.entry((record.name.clone(), record.pod_uid.clone())).or_insert(id);
+        *of_key = id.max(*of_key);
         match self.all.get_mut(&id) {
             Some(tenant) => tenant.record = record,
-            None => drop(self.all.insert(id, Tenant { record, cursors: BTreeMap::new(), last: Sequence::ZERO })),
+            None => {
+                let tenant = Tenant { record, cursors: BTreeMap::new(), last: Sequence::ZERO, registered: 0 };
+                self.all.insert(id, tenant);
+            }
         }
+    }
+
+    /// Notes that a registration has named the tenant: who is told to leave by an earlier word stays. Gives back whom that
+    /// concerns.
+    pub(crate) fn note_registered(&mut self, id: TenantId, number: u64) -> Option<Reply> {
+        if let Some(tenant) = self.all.get_mut(&id) {
+            tenant.registered = tenant.registered.max(number);
+        }
+        self.leaving.remove(&id)
+    }
+
+    /// Lets a tenant leave as soon as all its records are done. `Err`: it is gone already (`None`), or was registered since.
+    pub(crate) fn leave(&mut self, departure: Departure, reply: Reply) -> Result<(), (Reply, Option<TenantId>)> {
+        match self.all.get(&departure.tenant) {
+            None => Err((reply, None)),
+            Some(tenant) if tenant.registered > departure.seen => Err((reply, Some(departure.tenant))),
+            Some(_) => {
+                self.leaving.insert(departure.tenant, reply);
+                Ok(())
+            }
+        }
+    }
+
+    /// Those who leave.
+    pub(crate) fn leaving(&self) -> impl Iterator<Item = (TenantId, &Tenant)> {
+        self.leaving.keys().filter_map(|id| Some((*id, self.all.get(id)?)))
+    }
+
+    /// Whether anybody leaves.
+    pub(crate) fn has_leaving(&self) -> bool {
+        !self.leaving.is_empty()
+    }
+
+    /// Forgets a tenant for good. Its number is not given again.
+    pub(crate) fn forget(&mut self, id: TenantId) -> Option<Reply> {
+        self.snapshot_bytes = None;
+        if let Some(Tenant { record, .. }) = self.all.remove(&id) {
+            let key = (record.name, record.pod_uid);
+            if self.by_key.get(&key) == Some(&id) {
+                self.by_key.remove(&key);
+            }
+        }
+        self.leaving.remove(&id)
     }
 
     /// Takes a cursor unless a later one is known: a cursor never goes back, since what it passed may be gone.
@@ -120,7 +178,9 @@ impl Tenants {
         let Self { all, snapshot_bytes, .. } = self;
         *snapshot_bytes.get_or_insert_with(|| {
             let mut scratch = Vec::new();
-            all.values()
+            let rosters = 2 * (record::stride(4 + 4 * all.len()) + ENTRY_BYTES as u64);
+            let tenants: u64 = all
+                .values()
                 .map(|tenant| {
                     scratch.clear();
                     record::put_tenant(&mut scratch, &tenant.record);
@@ -130,7 +190,8 @@ impl Tenants {
                     // As if each tenant had its own record of cursors.
                     copies + (scratch.len() + HEADER_BYTES + ENTRY_BYTES + 8) as u64
                 })
-                .sum()
+                .sum();
+            rosters + tenants
         })
     }
 }

@@ -2,12 +2,14 @@
 //!
 //! - `world`: a log on a simulated disk with simulated metadata, in lock-step with a model of what it promised.
 //! - `simulation`: random operations, crashes and faults by seed. `PILLION_QUEUE_SEED=n` replays one.
+//! - `churn`: tenants that come and go.
 //! - `promises`: single situations on the simulated disk.
 //! - `files`: the whole queue with its threads, on real files and with the real sled.
 //! - `golden`: the bytes of format version 1.
 
 #![expect(clippy::cast_possible_truncation, reason = "numbers of tests are small")]
 
+mod churn;
 mod files;
 mod golden;
 mod promises;

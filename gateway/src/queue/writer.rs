@@ -124,7 +124,7 @@ pub(crate) fn run<D: Disk>(inbox: &Inbox, log: &mut Log<D>, meta: &MetaInbox) ->
         if let Some(update) = log.take_update() {
             meta.put(update);
         }
-        match inbox.take(&mut requests, log.appender.is_unsynced()) {
+        match inbox.take(&mut requests, log.is_unfinished()) {
             Next::Commit => log.step(&mut requests, false, now_unix_ms()),
             Next::SyncIdle => log.step(&mut requests, true, now_unix_ms()),
             Next::End => break,

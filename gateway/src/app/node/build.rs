@@ -56,6 +56,9 @@ pub(super) async fn node(config: &Arc<Config>, lock: DirectoryLock, stage: &Stag
     for (name, tenant) in &config.tenants {
         attach(name, tenant, &recovery, (&registry, &exporter, &lifecycle))?;
     }
+    if config.node.custody_socket.is_none() {
+        forget_who_is_gone(&registry, &exporter, &recovery);
+    }
     let recovered = Arc::new(recovered_items(&recovery));
     let volumes = config.node.custody_socket.clone().map(|socket| {
         let parts = (queue.clone(), registry.clone(), exporter.clone(), lifecycle.clone());
@@ -127,6 +130,14 @@ fn deliver_what_was_found(exporter: &Exporter, recovery: &Recovery) {
         "the queue was read in {} ms",
         recovery.took.as_millis()
     );
+}
+
+/// Of those found, who is not in the configuration file is gone: what it left is still delivered.
+fn forget_who_is_gone(registry: &Registry, exporter: &Exporter, recovery: &Recovery) {
+    let attached: Vec<_> = registry.all().iter().map(|handle| handle.id()).collect();
+    for tenant in recovery.tenants.iter().filter(|tenant| !attached.contains(&tenant.id)) {
+        exporter.detach(tenant.id);
+    }
 }
 
 /// A tenant of the configuration file.

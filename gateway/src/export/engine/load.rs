@@ -13,8 +13,8 @@ use super::super::outlet::Probe;
 use super::super::volatile::Stage;
 use super::{Engine, Filed, GATHER, GATHER_BYTES_MAX, READS_MAX, ReadDone};
 use crate::base::handoff::{Arrival, Committed};
-use crate::base::{Batch, DestinationName, Signal, TenantId};
-use crate::queue::{Append, Completion, Reply};
+use crate::base::{Batch, DestinationName, Signal};
+use crate::queue::{Append, AppendError, Completion, Reply};
 
 /// After a read that failed or found nothing although something must be there.
 const READ_PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
@@ -34,7 +34,7 @@ impl Engine {
             }
         }
         let tenant = self.tenants.entry(route.tenant).or_default();
-        tenant.leaving = false;
+        tenant.leaving = None;
         let (tail, early) = (tenant.tail.max(route.last), std::mem::take(&mut tenant.early_items));
         for number in tenant.lanes.clone() {
             let Some(lane) = self.lanes.at(number) else { continue };
@@ -61,33 +61,6 @@ impl Engine {
         self.outlets[outlet].lanes.push(number);
         self.outlets[outlet].gauge.enter(gauge);
         self.tenants.entry(route.tenant).or_default().lanes.push(number);
-    }
-
-    pub(super) fn detach(&mut self, tenant: TenantId) {
-        let Some(entry) = self.tenants.get_mut(&tenant) else { return };
-        entry.leaving = true;
-        for number in entry.lanes.clone() {
-            self.leave_if_idle(number);
-        }
-    }
-
-    /// Forgets a lane of a tenant that is gone, once nothing of it is left.
-    pub(super) fn leave_if_idle(&mut self, number: u32) {
-        let Some(lane) = self.lanes.at(number) else { return };
-        let Some(tenant) = self.tenants.get_mut(&lane.tenant) else { return };
-        if !tenant.leaving || !lane.is_idle() || lane.dirty {
-            return;
-        }
-        let id = lane.tenant;
-        tenant.lanes.retain(|other| *other != number);
-        if tenant.lanes.is_empty() {
-            self.tenants.remove(&id);
-        }
-        if let Some(lane) = self.lanes.remove(number) {
-            let outlet = &mut self.outlets[lane.outlet];
-            outlet.lanes.retain(|other| *other != number);
-            outlet.gauge.leave(&lane.gauge);
-        }
     }
 
     pub(super) fn take_arrivals(&mut self, arrivals: &mut VecDeque<Arrival>) {
@@ -199,6 +172,9 @@ impl Engine {
     }
 
     pub(super) fn complete(&mut self, completion: Completion) {
+        if let Some(tenant) = self.forgetting.remove(&completion.ticket) {
+            return self.forgotten(tenant, completion);
+        }
         match self.filed.remove(&completion.ticket) {
             Some(Filed::Spill(id)) => self.spilled(id, completion),
             Some(Filed::Letter(member)) => self.letter_filed(*member, completion.result),
@@ -221,6 +197,10 @@ impl Engine {
         }
         match completion.result {
             Ok(_) => drop(self.volatiles.remove(id)),
+            Err(AppendError::UnknownTenant) => {
+                tracing::error!("a batch of ack memory is lost: it came after its tenant was forgotten");
+                self.volatiles.remove(id);
+            }
             Err(error) => {
                 tracing::warn!(%error, "a batch of ack memory could not go to the log; it stays in memory");
                 self.volatiles.defer(id, self.now);
@@ -332,6 +312,6 @@ impl Engine {
             self.alarms.push(std::cmp::Reverse(self.now + READ_PAUSE));
             self.resting.push(done.lane);
         }
-        self.leave_if_idle(done.lane);
+        self.forget_if_idle(done.lane);
     }
 }

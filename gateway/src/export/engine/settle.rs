@@ -102,7 +102,7 @@ impl Engine {
         self.done_records += usize::from(matches!(member.record.key, Key::Logged(_)));
         self.mark_dirty(member.lane);
         self.after_load(member.lane);
-        self.leave_if_idle(member.lane);
+        self.forget_if_idle(member.lane);
     }
 
     fn reject(&mut self, index: usize, mut members: Vec<Member>, failure: &Failure, sent: Sent) {

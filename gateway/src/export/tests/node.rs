@@ -104,14 +104,27 @@ impl Node {
     pub(crate) fn tenant(&self, name: &str) -> TenantId {
         let name = TenantName::parse(name).expect("a name");
         let destinations = [self.names.clone(), self.names.clone(), self.names.clone()];
-        let max_age = Duration::from_secs(3_600);
-        let record = TenantRecord { name: name.clone(), pod_uid: None, destinations: destinations.clone(), max_age };
-        let tenant = self.queue.register(&record).expect("registered");
+        let tenant = self.queue.register(&self.record(&name.to_string())).expect("registered");
         if self.recovery.tenants.iter().all(|known| known.id != tenant) {
             let (cursors, last, pending_items) = (Vec::new(), Default::default(), [0; 3]);
             self.exporter.attach(Route { tenant, name, destinations, cursors, last, pending_items });
         }
         tenant
+    }
+
+    /// As it registers.
+    pub(crate) fn record(&self, name: &str) -> TenantRecord {
+        TenantRecord {
+            name: TenantName::parse(name).expect("a name"),
+            pod_uid: None,
+            destinations: [self.names.clone(), self.names.clone(), self.names.clone()],
+            max_age: Duration::from_secs(3_600),
+        }
+    }
+
+    /// Its pod is gone.
+    pub(crate) fn detach(&self, tenant: TenantId) {
+        self.exporter.detach(tenant);
     }
 
     /// Appends a batch with these log bodies; it is durable when this returns.

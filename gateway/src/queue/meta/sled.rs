@@ -88,6 +88,11 @@ impl SledMeta {
             cursor.delivered_items.iter().for_each(|items| value.put_u64_le(*items));
             cursors.insert(key, self.seal(value)).map_err(text)?;
         }
+        for tenant in &update.forgotten {
+            for key in cursors.scan_prefix(tenant.0.to_be_bytes()).keys() {
+                cursors.remove(key.map_err(text)?).map_err(text)?;
+            }
+        }
         let mut state = Vec::with_capacity(12);
         state.put_u32_le(update.epoch);
         state.put_u32_le(update.tenants_next);

@@ -293,9 +293,7 @@ fn a_tenants_number_is_its_own_for_ever() {
     assert_eq!(world.register("shop/cart"), Some(tenant));
     let mut record = super::tenant_record("shop/cart");
     let register = |world: &mut World, record: &crate::queue::TenantRecord| {
-        let (reply, result) = std::sync::mpsc::sync_channel(1);
-        world.step(vec![Request::Register(record.clone(), reply)]);
-        result.try_recv().expect("answered").expect("there is room")
+        world.register_as(record.clone()).expect("there is room")
     };
     record.destinations[0] = vec![destination("c")];
     assert_eq!(register(&mut world, &record), tenant);

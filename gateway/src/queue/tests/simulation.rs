@@ -119,6 +119,28 @@ fn random_group(world: &mut World) {
         requests.push(Request::DeadLetter(letter, Reply { mailbox: Arc::default(), ticket: 0 }));
     }
     world.step_with(requests, &mailbox);
+    random_coming_and_going(world);
+}
+
+/// A pod comes, comes again, or goes.
+fn random_coming_and_going(world: &mut World) {
+    match world.rng.u8(0..24) {
+        0 => {
+            let name = format!("pods/{}", world.rng.u8(0..6));
+            world.register(&name);
+        }
+        1 | 2 if world.tenants.len() > 1 => {
+            let gone = world.tenants[world.rng.usize(0..world.tenants.len())];
+            // What it still had may be delivered at once, later, or never.
+            if world.rng.bool() {
+                world.note_positions();
+                let last = positions_of(world, gone).into_iter().max().unwrap_or_default();
+                world.acknowledge(gone, last);
+            }
+            world.leave(&[world.departure(gone)], &Arc::default());
+        }
+        _ => {}
+    }
 }
 
 fn random_faults(world: &mut World) -> Faults {

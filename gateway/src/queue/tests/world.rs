@@ -19,7 +19,9 @@ use crate::queue::log::Log;
 use crate::queue::meta::{Meta, Saved, Update, load_or_discard};
 use crate::queue::recovery::{Params, RecoverError, Survey, recover};
 use crate::queue::stats::Stats;
-use crate::queue::{Append, AppendError, Completion, CursorState, Recovery, Reply, Stored, reader};
+use crate::queue::{
+    Append, AppendError, Completion, CursorState, Departure, Recovery, Reply, Stored, TenantRecord, reader,
+};
 
 /// Small, so that a run goes through many lives of each file.
 pub(super) const SEGMENT_BYTES: u64 = 16 * 1024;
@@ -77,6 +79,12 @@ pub(super) struct World {
     pub(super) cursors: BTreeMap<(TenantId, DestinationName), CursorState>,
     durable_cursors: BTreeMap<(TenantId, DestinationName), Sequence>,
     last_handed: BTreeMap<TenantId, Sequence>,
+    registrations: u64,
+    sync_all: bool,
+    /// Tenants that were told to go, and those of them that the log has forgotten: durably or not yet.
+    pub(super) leaving: BTreeSet<TenantId>,
+    going: BTreeMap<TenantId, bool>,
+    gone: BTreeSet<TenantId>,
     pub(super) last_recovery: Recovery,
     was_flipped: bool,
 }
@@ -89,6 +97,7 @@ impl Meta for SimMeta {
     fn save(&mut self, update: &Update) -> Result<(), String> {
         let mut saved = self.history.last().cloned().unwrap_or_default();
         (saved.epoch, saved.tenants_next) = (update.epoch, update.tenants_next);
+        saved.cursors.retain(|cursor| !update.forgotten.contains(&cursor.tenant));
         for cursor in &update.cursors {
             saved.cursors.retain(|old| (old.tenant, &old.destination) != (cursor.tenant, &cursor.destination));
             saved.cursors.push(CursorState { beyond: Vec::new(), ..cursor.clone() });
@@ -104,6 +113,11 @@ impl Meta for SimMeta {
 }
 
 impl SimMeta {
+    /// Rows of cursors.
+    pub(super) fn saved_cursors(&self) -> usize {
+        self.history.last().map_or(0, |saved| saved.cursors.len())
+    }
+
     /// What a crash leaves: the latest (which may be ahead of the log), an older state, nothing, or garbage.
     fn crash(&mut self, rng: &mut fastrand::Rng) {
         match rng.u8(0..4) {
@@ -154,6 +168,11 @@ impl World {
             cursors: BTreeMap::new(),
             durable_cursors: BTreeMap::new(),
             last_handed: BTreeMap::new(),
+            registrations: 0,
+            sync_all: false,
+            leaving: BTreeSet::new(),
+            going: BTreeMap::new(),
+            gone: BTreeSet::new(),
             last_recovery,
             was_flipped: false,
         }
@@ -161,13 +180,82 @@ impl World {
 
     /// Registers a tenant; `None` if the log refused.
     pub(super) fn register(&mut self, name: &str) -> Option<TenantId> {
+        self.register_as(tenant_record(name)).ok()
+    }
+
+    /// All in one group; each must succeed.
+    pub(super) fn register_all(&mut self, names: &[String]) -> Vec<TenantId> {
+        let mut answers = Vec::new();
+        let mut group = Vec::new();
+        for name in names {
+            let (reply, result) = sync_channel(1);
+            self.registrations += 1;
+            group.push(Request::Register(tenant_record(name), self.registrations, reply));
+            answers.push(result);
+        }
+        self.step(group);
+        let ids: Vec<_> = answers.iter().map(|answer| answer.try_recv().expect("answered").expect("room")).collect();
+        self.tenants.extend(&ids);
+        ids
+    }
+
+    pub(super) fn register_as(&mut self, record: TenantRecord) -> Result<TenantId, AppendError> {
         let (reply, result) = sync_channel(1);
-        self.step(vec![Request::Register(tenant_record(name), reply)]);
-        let id = result.try_recv().expect("every registration is answered").ok()?;
+        self.registrations += 1;
+        self.step(vec![Request::Register(record, self.registrations, reply)]);
+        let id = result.try_recv().expect("every registration is answered")?;
+        assert!(!self.going.contains_key(&id) && !self.gone.contains(&id), "a number is never given twice");
+        self.leaving.remove(&id);
         if !self.tenants.contains(&id) {
             self.tenants.push(id);
         }
-        Some(id)
+        Ok(id)
+    }
+
+    /// That its pod is gone, as of now.
+    pub(super) fn departure(&self, tenant: TenantId) -> Departure {
+        Departure { tenant, seen: self.registrations }
+    }
+
+    /// A request to forget tenants; the answers come to the mailbox.
+    pub(super) fn leave(&mut self, departures: &[Departure], mailbox: &Arc<Mailbox<Completion>>) {
+        let reply = |departure: &Departure| Reply { mailbox: mailbox.clone(), ticket: departure.tenant.0.into() };
+        let group = departures.iter().map(|departure| Request::Forget(*departure, reply(departure))).collect();
+        self.leaving.extend(departures.iter().map(|departure| departure.tenant));
+        self.step(group);
+    }
+
+    fn note_gone(&mut self) {
+        for id in std::mem::take(&mut self.going).into_keys() {
+            self.known.retain(|_, known| known.tenant != id);
+            self.durable_cursors.retain(|(of, _), _| *of != id);
+            self.cursors.retain(|(of, _), _| *of != id);
+            self.gone.insert(id);
+        }
+    }
+
+    /// What leaves and is not in the table any more was forgotten: rightly?
+    fn note_forgotten(&mut self, before: &BTreeMap<TenantId, Vec<CursorState>>) {
+        for id in self.leaving.clone() {
+            if self.log.tenants.find(id).is_some() {
+                continue;
+            }
+            for (number, known) in self.known.iter().filter(|(_, known)| known.tenant == id) {
+                let passed = |name: &DestinationName, at: &Sequence| {
+                    let cursor = before[&id].iter().find(|cursor| cursor.destination == *name);
+                    cursor.is_some_and(|cursor| *at <= cursor.acknowledged || cursor.beyond.contains(at))
+                };
+                let names = &tenant_record("a/b").destinations[known.signal.index()];
+                let done = self.positions.get(number).is_some_and(|at| names.iter().all(|name| passed(name, at)));
+                assert!(done || known.state < State::Buffered, "{id:?} was forgotten with record {number} undelivered");
+            }
+            self.leaving.remove(&id);
+            self.tenants.retain(|other| *other != id);
+            self.going.insert(id, !self.stats.is_poisoned());
+        }
+        if !self.stats.is_poisoned() && !self.log.appender.is_unsynced() {
+            self.note_gone();
+        }
     }
 
     /// An append of new records with these payload lengths.
@@ -239,7 +327,9 @@ impl World {
             })
             .flatten()
             .collect();
-        let sync_all = self.rng.u8(0..20) == 0;
+        let sync_all = self.rng.u8(0..20) == 0 || std::mem::take(&mut self.sync_all);
+        let leaving = self.log.tenants.iter().filter(|(id, _)| self.leaving.contains(id));
+        let before = leaving.map(|(id, tenant)| (id, tenant.cursors.values().cloned().collect())).collect();
         self.log.step(&mut requests, sync_all, 5);
         let poisoned = self.stats.is_poisoned();
         let completions = posted(mailbox);
@@ -253,9 +343,16 @@ impl World {
                 Err(_) => State::Refused,
             };
             (first..first + count).for_each(|number| self.known.get_mut(&number).expect("appended").state = state);
+            if let (Ok(last), 1) = (completion.result, count) {
+                self.positions.insert(first, last);
+            }
         }
+        self.note_forgotten(&before);
         for cursor in cursors {
-            self.cursors.insert((cursor.tenant, cursor.destination.clone()), cursor);
+            let key = (cursor.tenant, cursor.destination.clone());
+            if self.cursors.get(&key).is_none_or(|known| known.acknowledged <= cursor.acknowledged) {
+                self.cursors.insert(key, cursor);
+            }
         }
         if !poisoned && !self.log.appender.is_unsynced() {
             self.note_all_durable();
@@ -317,8 +414,10 @@ impl World {
     pub(super) fn restart(&mut self, crash: Crash, flip: bool) {
         match crash {
             Crash::Clean => {
-                self.log.step(&mut Vec::new(), true, 5);
-                self.note_all_durable();
+                for _ in 0..2 {
+                    self.sync_all = true;
+                    self.step(Vec::new());
+                }
                 self.log.close().expect("a healthy log closes");
                 self.disk.kill();
             }
@@ -346,9 +445,25 @@ impl World {
             }
         };
         (self.log, self.index, self.stats, self.handoff) = (log, index, stats, handoff);
+        self.check_forgotten(&recovery, crash);
         self.check_cursors(&recovery, crash, flipped);
         self.check_records(&recovery, crash, flipped);
         self.last_recovery = recovery;
+    }
+
+    /// Who was forgotten durably stays so; who was not may be back, and can be told to go again.
+    fn check_forgotten(&mut self, recovery: &Recovery, crash: Crash) {
+        let found: BTreeSet<TenantId> = recovery.tenants.iter().map(|tenant| tenant.id).collect();
+        for (id, written) in self.going.clone().into_iter().filter(|(id, _)| found.contains(id)) {
+            assert!(crash == Crash::PowerLoss || !written || self.was_flipped, "{crash:?}: {id:?} is back");
+            self.going.remove(&id);
+            self.tenants.push(id);
+        }
+        self.note_gone();
+        let risen: Vec<_> = self.gone.intersection(&found).collect();
+        assert!(risen.is_empty() || self.was_flipped, "{crash:?}: {risen:?} were forgotten for good and are back");
+        self.leaving.clear();
+        self.registrations = 0;
     }
 
     fn check_cursors(&mut self, recovery: &Recovery, crash: Crash, flipped: bool) {
@@ -382,7 +497,8 @@ impl World {
 
     fn check_records(&mut self, recovery: &Recovery, crash: Crash, flipped: bool) {
         let recovered: BTreeSet<TenantId> = recovery.tenants.iter().map(|tenant| tenant.id).collect();
-        assert!(self.tenants.iter().all(|id| recovered.contains(id)), "no registered tenant is forgotten");
+        let lost: Vec<_> = self.tenants.iter().filter(|id| !recovered.contains(id)).collect();
+        assert!(lost.is_empty(), "{crash:?}: {lost:?} are registered and forgotten");
         let mut found = BTreeMap::new();
         for tenant in &recovery.tenants {
             let records = self.read(tenant.id, Sequence::ZERO);
