@@ -5,12 +5,14 @@
 //! - [`standalone`] makes a configuration out of flags, looks after the ports and the shim of a single machine.
 //! - [`csi`] starts the CSI driver, a process of its own.
 //! - [`validate`] prints all errors of a configuration.
+//! - [`inject`] puts shims into manifests.
 //! - [`send`] is the one line to try it with.
 //! - [`node`] builds the worker out of everything else.
 
 pub mod cli;
 pub mod csi;
 pub mod exit;
+pub mod inject;
 pub mod node;
 pub mod send;
 pub mod standalone;
@@ -35,6 +37,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cli::Command::Csi(csi)) => csi::run(csi),
         Ok(cli::Command::Validate(validate)) => validate::run(&validate),
         Ok(cli::Command::Send(send)) => send::run(&send),
+        Ok(cli::Command::Inject(inject)) => inject::run(&inject),
         Ok(cli::Command::Worker(worker)) => supervisor::worker(worker),
         Ok(command @ (cli::Command::Run(_) | cli::Command::Standalone(_))) => supervisor::run(&command, args),
     }

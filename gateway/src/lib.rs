@@ -10,6 +10,7 @@
 //! - [`sink`] is the embedded destination of a standalone gateway.
 //! - [`csi`] is a process of its own: it makes the pods' sockets for the kubelet, and hands them to the gateway.
 //! - [`admin`] answers people and Prometheus, from snapshots only.
+//! - [`inject`] decides which pods get a shim, and writes it into manifests. Pure.
 //! - [`app`] reads the command line, supervises the worker, and puts the parts together. Only it names everything.
 //!
 //! Leaves: [`base`], [`config`], [`wire`], [`telemetry`], `sockets`, and `sys`, the only place with `unsafe`.
@@ -26,6 +27,7 @@ pub mod base;
 pub mod config;
 pub mod csi;
 pub mod export;
+pub mod inject;
 pub mod intake;
 pub mod lifecycle;
 pub mod pipeline;

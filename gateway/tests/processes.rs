@@ -1,5 +1,7 @@
 //! `pillion` as processes: what only a kernel can prove of the supervisor, of standalone and of the command line.
 
+#[path = "processes/inject.rs"]
+mod inject;
 #[path = "processes/process.rs"]
 mod process;
 #[path = "processes/send.rs"]

@@ -26,6 +26,7 @@ const EDGES: &[(&str, &[&str])] = &[
     // A process of its own, beside the gateway.
     ("csi", &["sockets", "sys"]),
     ("admin", &["base", "export", "lifecycle", "queue", "sink", "tenant"]),
+    ("inject", &[]),
     // The composition root: only it names everything.
     (
         "app",
@@ -35,6 +36,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "config",
             "csi",
             "export",
+            "inject",
             "intake",
             "lifecycle",
             "queue",

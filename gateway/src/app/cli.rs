@@ -18,11 +18,13 @@ Examples:
   pillion send                                                send one span, one metric and one log record to it
   pillion validate pillion.yaml                               show every mistake in a configuration, with its line
   pillion run --config pillion.yaml                           what the DaemonSet runs
+  pillion inject -f shop.yaml | kubectl apply -f -            manifests with the shim, without a cluster's help
 
 Exit status:
   0 stopped as asked        3 invalid configuration          6 a port is taken
   1 failed, see the log     4 data directory in use          7 the queue's log is poisoned; start again to recover
-  2 wrong command line      5 data directory unusable        8 the supervisor is gone";
+  2 wrong command line      5 data directory unusable        8 the supervisor is gone
+                                                             9 inject: asked for, and not done";
 
 const RUN_HELP: &str = "\
 The process supervises a worker: a worker that crashes is started again at once, then with a delay of at most a second.
@@ -71,6 +73,21 @@ SIGTERM stops it. The sockets stay: what the gateway holds goes on being served,
 Example:
   NODE_NAME=node-7 pillion csi";
 
+const INJECT_HELP: &str = "\
+Reads Pod, Deployment, StatefulSet, DaemonSet, ReplicaSet, Job, CronJob and List, in YAML or JSON, and prints them with the
+shim in every pod that asks for it: with the annotation (or label) pillion.dev/inject: enabled on the pod or on its pod
+template, or the label on its namespace. Everything else is printed as it was read, comments included. What was done with
+each object, or why not, goes to stderr. After a mistake nothing is printed to stdout.
+
+In a cluster with the admission policy of deploy/yaml this is not needed: the policy decides in the same way.
+
+Examples:
+  pillion inject -f shop.yaml | kubectl apply -f -
+  kubectl get deployment cart -o yaml | pillion inject --namespace-labels pillion.dev/inject=enabled
+  helm template shop | pillion inject >/dev/null           # only say what would be done, and why not
+
+Exit status: 0 every pod that asks has its shim, 1 a mistake in the input, 9 a pod asks for a shim and cannot have it.";
+
 /// What to do.
 #[derive(Debug, Clone)]
 pub enum Command {
@@ -84,6 +101,8 @@ pub enum Command {
     Validate(ValidateArgs),
     /// Send a little telemetry.
     Send(SendArgs),
+    /// Put the shim into manifests.
+    Inject(InjectArgs),
     /// The shim; its arguments, beginning with the program's name.
     Shim(Vec<OsString>),
     /// What a supervisor starts.
@@ -186,6 +205,35 @@ pub struct SendArgs {
     pub count: u32,
 }
 
+/// `pillion inject`
+#[derive(Debug, Clone, Args)]
+pub struct InjectArgs {
+    /// Manifests, YAML or JSON; `-` is stdin
+    #[arg(long, short, value_name = "FILE", default_value = "-")]
+    pub filename: PathBuf,
+    /// Namespace of objects that name none
+    #[arg(long, short, value_name = "NAME", default_value = "default")]
+    pub namespace: String,
+    /// Labels of the namespaces that the input itself does not hold
+    #[arg(long, value_name = "KEY=VALUE,...", value_delimiter = ',', value_parser = label)]
+    pub namespace_labels: Vec<(String, String)>,
+    /// The shim's image [default: the one of this release]
+    #[arg(long, value_name = "IMAGE")]
+    pub image: Option<String>,
+    /// How to print the result [default: as it was read]
+    #[arg(long, short, value_enum)]
+    pub output: Option<ManifestOutput>,
+}
+
+/// `inject -o`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ManifestOutput {
+    /// As it was read, with insertions
+    Yaml,
+    /// One object, or a List of several
+    Json,
+}
+
 /// The hidden `pillion worker`: what the supervisor says, and the supervised command after `--`.
 #[derive(Debug, Clone)]
 pub struct WorkerArgs {
@@ -224,6 +272,9 @@ enum Verb {
     /// Send a span, a metric and a log record, to see them arrive
     #[command(after_help = SEND_HELP)]
     Send(SendArgs),
+    /// Put the shim into the pods of manifests that ask for it, offline
+    #[command(after_help = INJECT_HELP)]
+    Inject(InjectArgs),
     /// Run the shim, the process in the pod (`pillion shim --help` shows its own arguments)
     #[command(disable_help_flag = true, disable_version_flag = true)]
     Shim(Rest),
@@ -271,6 +322,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Stop> 
         Verb::Csi(args) => Command::Csi(args),
         Verb::Validate(args) => Command::Validate(args),
         Verb::Send(args) => Command::Send(args),
+        Verb::Inject(args) => Command::Inject(args),
         Verb::Shim(rest) => Command::Shim(std::iter::once("pillion shim".into()).chain(rest.args).collect()),
         Verb::Worker(worker) => {
             let inner = parse(std::iter::once("pillion".into()).chain(worker.command))?;
@@ -299,6 +351,12 @@ fn node_name(text: &str) -> Result<String, String> {
 fn absolute(text: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(text);
     if path.is_absolute() { Ok(path) } else { Err("write the whole path, beginning with /".to_owned()) }
+}
+
+/// `key=value`
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or_else(|| format!("{text:?} has no `=`: write key=value,key=value"))?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 /// As [`loopback`], but only the port is left: the shim listens on 127.0.0.1 and ::1, whichever is named.
@@ -395,6 +453,7 @@ mod tests {
             ("send --count 0", "1..=1000000"),
             ("csi --node-name n --kubelet-dir kubelet", "the whole path"),
             ("csi --node-name n --gateway-id x", "--gateway-id"),
+            ("inject --namespace-labels a", "key=value"),
         ] {
             let (stderr, text) = stop(line);
             assert!(stderr && text.contains(part), "{line}: {text}");
@@ -405,7 +464,15 @@ mod tests {
     /// Guarantees: they go to stdout and show examples; the worker is not a command for people.
     #[test]
     fn help_teaches() {
-        for line in ["--help", "run --help", "csi --help", "standalone --help", "validate --help", "send --help"] {
+        for line in [
+            "--help",
+            "run --help",
+            "csi --help",
+            "standalone --help",
+            "validate --help",
+            "send --help",
+            "inject --help",
+        ] {
             let (stderr, text) = stop(line);
             assert!(!stderr && text.contains("Example"), "{line}: {text}");
             assert!(!text.contains("worker --") && !text.contains("  worker"), "{line}: {text}");

@@ -24,10 +24,12 @@ pub enum Exit {
     PoisonedLog = 7,
     /// The worker found that its supervisor is gone.
     Orphaned = 8,
+    /// `pillion inject`: a pod asks for a shim and cannot have it.
+    NotInjected = 9,
 }
 
 impl Exit {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Ok,
         Self::Failure,
         Self::Usage,
@@ -37,6 +39,7 @@ impl Exit {
         Self::AddressInUse,
         Self::PoisonedLog,
         Self::Orphaned,
+        Self::NotInjected,
     ];
 
     /// The status of that number; anything that is none of ours (101 is a panic) is `None`.
@@ -61,6 +64,7 @@ impl Exit {
             Self::AddressInUse => "address in use",
             Self::PoisonedLog => "poisoned log",
             Self::Orphaned => "supervisor gone",
+            Self::NotInjected => "not injected",
         }
     }
 }
