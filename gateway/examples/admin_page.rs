@@ -112,6 +112,7 @@ impl World {
             figures: tenant::Snapshot {
                 name: actor.name.to_string(),
                 pod_uid: None,
+                service_account: None,
                 state: if number == 1 { "throttled" } else { "serving" },
                 worker: number % 2,
                 connections: 3,
@@ -178,6 +179,8 @@ fn sources(world: &Arc<World>, sink: &Arc<Sink>) -> Sources {
             disk_bytes: (64 << 20) + log.tick.load(Ordering::Relaxed) * 4096,
             ..queue::Snapshot::default()
         }),
+        custody: Box::new(|| None),
+        lifecycle: Box::new(|| None),
         recovered: Box::new(Default::default),
         sink: Box::new({
             let sink = sink.clone();

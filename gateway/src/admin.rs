@@ -34,9 +34,9 @@ use futures_util::future::BoxFuture;
 
 use crate::base::{DestinationName, TenantName};
 use crate::export::DestinationSnapshot;
-use crate::lifecycle::SiteSnapshot;
+use crate::lifecycle::{self, SiteSnapshot};
 use crate::sink::Sink;
-use crate::{queue, tenant};
+use crate::{queue, tenant, volumes};
 
 pub use self::server::Server;
 
@@ -53,6 +53,10 @@ pub struct Sources {
     pub tenants: Provider<Vec<TenantSource>>,
     /// All destinations.
     pub destinations: Provider<Vec<DestinationSnapshot>>,
+    /// What became of the pods' volumes; `None` where there is no cluster.
+    pub custody: Provider<Option<volumes::Snapshot>>,
+    /// What the control sockets and acceptors did.
+    pub lifecycle: Provider<Option<Arc<lifecycle::Counters>>>,
     /// The node's log.
     pub queue: Provider<queue::Snapshot>,
     /// Items that the start found undelivered in the log, by tenant and `Signal::index`. Tenants that are not attached

@@ -1,5 +1,7 @@
 //! `pillion` as processes: what only a kernel can prove of the supervisor, of standalone and of the command line.
 
+#[path = "processes/cluster.rs"]
+mod cluster;
 #[path = "processes/inject.rs"]
 mod inject;
 #[path = "processes/process.rs"]

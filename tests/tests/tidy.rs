@@ -25,7 +25,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("volumes", &["base", "config", "sys"]),
     // A process of its own, beside the gateway.
     ("csi", &["sockets", "sys"]),
-    ("admin", &["base", "export", "lifecycle", "queue", "sink", "tenant"]),
+    ("admin", &["base", "export", "lifecycle", "queue", "sink", "tenant", "volumes"]),
     ("inject", &[]),
     // The composition root: only it names everything.
     (

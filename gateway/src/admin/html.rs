@@ -18,7 +18,7 @@ pub(super) fn tenants(report: &Report, nonce: &str) -> String {
     );
     out.push_str("<table><thead><tr>");
     for heading in
-        ["Tenant", "State", "Shim", "Accepted", "Refused", "Delivered", "Queued", "Dead letters", "Destinations"]
+        ["Tenant", "Pod", "State", "Shim", "Accepted", "Refused", "Delivered", "Queued", "Dead letters", "Destinations"]
     {
         out.push_str(&format!("<th scope=\"col\">{heading}</th>"));
     }
@@ -52,6 +52,7 @@ fn row(out: &mut String, tenant: &TenantView) {
     out.push_str("<tr>");
     for cell in [
         tenant.name.clone(),
+        pod(tenant),
         tenant.state.to_owned(),
         shim,
         accepted.join(", "),
@@ -66,6 +67,17 @@ fn row(out: &mut String, tenant: &TenantView) {
         out.push_str("</td>");
     }
     out.push_str("</tr>");
+}
+
+/// Uid, ServiceAccount and volume, as far as they are known.
+fn pod(tenant: &TenantView) -> String {
+    let account = tenant.service_account.as_ref().map(|account| format!("service account {account}"));
+    let volume = tenant.volume.as_ref().map(|volume| match volume.superseded {
+        0 => format!("volume {}", volume.state),
+        older => format!("volume {}, {older} older", volume.state),
+    });
+    let known: Vec<_> = [tenant.uid.clone(), account, volume].into_iter().flatten().collect();
+    known.join(", ")
 }
 
 fn escape(out: &mut String, text: &str) {
@@ -96,7 +108,14 @@ mod tests {
         let html = tenants(&Report::gather(&made.sources()), "n0");
         assert!(!html.contains("<script"), "{html}");
         assert!(html.contains("&lt;script&gt;alert(1)&lt;/script&gt;&amp;&quot;&#39;\\u{0}"), "{html}");
-        for text in ["shop/cart", "throttled", "100 spans, 20 points, 3 logs", "4 quota", "backend: broken"] {
+        for text in [
+            "shop/cart",
+            "1d0c, service account carts, volume served, 1 older",
+            "throttled",
+            "100 spans, 20 points, 3 logs",
+            "4 quota",
+            "backend: broken",
+        ] {
             assert!(html.contains(text), "{text} in {html}");
         }
     }

@@ -3,6 +3,7 @@
 //! What the Collector has carries the Collector's name, so that its dashboards work; `pillion_*` is what it has not.
 //! Labels name namespace and workload, never a pod's uid. It counts nothing itself.
 
+mod control;
 mod series;
 
 use std::collections::BTreeMap;
@@ -52,6 +53,8 @@ impl Collector for Scrape {
         self.tenants(&mut out)?;
         self.destinations(&mut out)?;
         self.queue(&mut out)?;
+        control::custody(&self.report, &mut out)?;
+        control::lifecycle(&self.report, &mut out)?;
         self.process(&mut out)
     }
 }
@@ -119,8 +122,8 @@ impl Scrape {
     }
 
     fn tenants(&self, out: &mut Out<'_>) -> fmt::Result {
-        let attached = self.report.tenants.iter().filter(|tenant| tenant.state != "detached").count();
-        out.gauge("pillion_tenants", "Tenants attached.", alone(attached as u64))?;
+        let attached = self.report.tenants.iter().filter(|tenant| !matches!(tenant.state, "detached" | "unserved"));
+        out.gauge("pillion_tenants", "Tenants attached.", alone(attached.count() as u64))?;
         let mut refused = Samples::new();
         for (tenant, labels) in self.report.tenants.iter().zip(&self.labels) {
             for (reason, count) in &tenant.refused_requests {

@@ -8,9 +8,9 @@ use super::{Process, Readiness, Sources, TenantSource};
 use crate::base::stats::DeliveryStats;
 use crate::base::{DestinationName, Signal, TenantName};
 use crate::export::{DestinationSnapshot, TenantDelivery};
-use crate::lifecycle::SiteSnapshot;
+use crate::lifecycle::{self, SiteSnapshot};
 use crate::sink::Sink;
-use crate::{queue, tenant};
+use crate::{queue, tenant, volumes};
 
 /// What the tests vary.
 #[derive(Debug, Clone)]
@@ -45,6 +45,8 @@ impl Made {
             readiness: Box::new(move || Box::pin(std::future::ready(Readiness::unless(reasons.clone())))),
             tenants: Box::new(move || vec![web(), cart(accepted)]),
             destinations: Box::new(move || destinations(&error)),
+            custody: Box::new(|| Some(custody())),
+            lifecycle: Box::new(|| Some(Arc::new(counters()))),
             queue: Box::new(queue),
             recovered: Box::new(|| {
                 Arc::new(BTreeMap::from([(name("shop/cart"), [5, 0, 0]), (name("shop/gone"), [7, 0, 0])]))
@@ -65,6 +67,7 @@ fn at(text: &str) -> DestinationName {
 fn cart(accepted: u64) -> TenantSource {
     let figures = tenant::Snapshot {
         pod_uid: Some("1d0c".to_owned()),
+        service_account: Some("carts".to_owned()),
         state: "serving",
         connections: 2,
         memory_used: 4096,
@@ -95,6 +98,7 @@ fn figures(name: &str) -> tenant::Snapshot {
     tenant::Snapshot {
         name: name.to_owned(),
         pod_uid: None,
+        service_account: None,
         state: "attached",
         worker: 1,
         connections: 0,
@@ -147,6 +151,30 @@ fn destinations(error: &str) -> Vec<DestinationSnapshot> {
             tenants: vec![tenant("shop/cart", 10, sent), tenant("shop/gone", 4, gone)],
         },
     ]
+}
+
+fn custody() -> volumes::Snapshot {
+    let pod = |uid: &str, state, superseded| volumes::PodState { uid: uid.into(), state, superseded };
+    volumes::Snapshot {
+        connected: true,
+        trouble: None,
+        pods: BTreeMap::from([
+            (name("shop/cart"), pod("1d0c", "served", 1)),
+            (name("shop/new"), pod("2e1d", "failed", 0)),
+        ]),
+        volumes: 3,
+        connects: 4,
+        refused: [0, 2, 0, 1, 5],
+    }
+}
+
+fn counters() -> lifecycle::Counters {
+    let counters = lifecycle::Counters::default();
+    counters.sessions.add(21);
+    counters.connections.add(22);
+    counters.watchdog_trips.add(1);
+    counters.refused[0].add(3);
+    counters
 }
 
 fn queue() -> queue::Snapshot {

@@ -1,6 +1,7 @@
 //! Snapshots of the parts, joined: what /tenants shows and /metrics counts. Pure, but for the asking.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -10,8 +11,8 @@ use super::{Sources, TenantSource};
 use crate::base::stats::{Counter, DeliveryStats, Refusal};
 use crate::base::{DestinationName, Signal, TenantName};
 use crate::export::DestinationSnapshot;
-use crate::lifecycle::SiteSnapshot;
-use crate::queue;
+use crate::lifecycle::{self, SiteSnapshot};
+use crate::{queue, volumes};
 
 /// Everything that is known, at one moment (figures of one part are not exactly as old as those of another).
 #[derive(Debug, Clone, Serialize)]
@@ -20,6 +21,9 @@ pub(super) struct Report {
     pub(super) destinations: Vec<DestinationView>,
     /// By name.
     pub(super) tenants: Vec<TenantView>,
+    /// For /metrics only.
+    #[serde(skip)]
+    pub(super) lifecycle: Option<Arc<lifecycle::Counters>>,
 }
 
 /// The process and its log.
@@ -32,6 +36,26 @@ pub(super) struct NodeView {
     pub(super) last_restart_reason: Option<String>,
     pub(super) has_sink: bool,
     pub(super) queue: QueueView,
+    /// Only in a cluster.
+    pub(super) custody: Option<CustodyView>,
+}
+
+/// `volumes::Snapshot`, without the pods.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct CustodyView {
+    pub(super) connected: bool,
+    pub(super) trouble: Option<String>,
+    pub(super) volumes: usize,
+    pub(super) reconnects: u64,
+    /// By reason; all of them, always.
+    pub(super) refused: BTreeMap<&'static str, u64>,
+}
+
+/// `volumes::PodState`, without the uid.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct VolumeView {
+    pub(super) state: &'static str,
+    pub(super) superseded: usize,
 }
 
 /// `queue::Snapshot`.
@@ -66,7 +90,10 @@ pub(super) struct DestinationView {
 pub(super) struct TenantView {
     pub(super) name: String,
     pub(super) uid: Option<String>,
-    /// As of its lifecycle, or `detached`: its pod is gone, its queue is not.
+    pub(super) service_account: Option<String>,
+    /// Only in a cluster.
+    pub(super) volume: Option<VolumeView>,
+    /// As of its lifecycle; `detached`: its pod is gone, its queue is not; `unserved`: its volume is all that there is.
     pub(super) state: &'static str,
     pub(super) shim_connected: bool,
     /// `donate`, `relay`, or empty before a shim connected.
@@ -152,6 +179,7 @@ impl Report {
     /// Asks every source once.
     pub(super) fn gather(sources: &Sources) -> Self {
         let recovered = (sources.recovered)();
+        let custody = (sources.custody)();
         // Destinations first: what is accepted in between looks queued nowhere, rather than delivered before it came.
         let destinations = (sources.destinations)();
         let mut tenants = (sources.tenants)();
@@ -163,9 +191,10 @@ impl Report {
                 views.push(detached(name, &at, &recovered));
             }
         }
+        add_volumes(&mut views, custody.as_ref());
         views.sort_by(|a, b| a.name.cmp(&b.name));
         let destinations = destinations.iter().map(destination).collect();
-        Self { node: node(sources), destinations, tenants: views }
+        Self { node: node(sources, custody), destinations, tenants: views, lifecycle: (sources.lifecycle)() }
     }
 }
 
@@ -252,6 +281,7 @@ fn attached(tenant: &TenantSource, at: &AtDestinations<'_>, recovered: &Recovere
     let reasons = Refusal::ALL.iter().map(|reason| (reason.label(), figures.refused_requests[*reason as usize]));
     let view = TenantView {
         uid: figures.pod_uid.clone(),
+        service_account: figures.service_account.clone(),
         worker: Some(figures.worker),
         connections: figures.connections,
         memory: Memory {
@@ -281,6 +311,8 @@ fn bare(name: &TenantName, state: &'static str, site: SiteSnapshot) -> TenantVie
     TenantView {
         name: name.to_string(),
         uid: None,
+        service_account: None,
+        volume: None,
         state,
         shim_connected: site.shim_connected,
         mode: site.mode,
@@ -316,7 +348,33 @@ fn with_destinations(view: TenantView, recovered: Items, destinations: Vec<Tenan
     }
 }
 
-fn node(sources: &Sources) -> NodeView {
+/// What became of each pod's volume; a pod that is not served has nothing else to show.
+fn add_volumes(views: &mut Vec<TenantView>, custody: Option<&volumes::Snapshot>) {
+    for (name, pod) in custody.iter().flat_map(|custody| &custody.pods) {
+        let volume = Some(VolumeView { state: pod.state, superseded: pod.superseded });
+        let shown = name.to_string();
+        match views.iter_mut().find(|view| view.name == shown && view.state != "detached") {
+            Some(view) => view.volume = volume,
+            None => {
+                let uid = Some(pod.uid.to_string());
+                views.push(TenantView { uid, volume, ..bare(name, "unserved", SiteSnapshot::default()) });
+            }
+        }
+    }
+}
+
+fn custody_view(custody: volumes::Snapshot) -> CustodyView {
+    let reasons = volumes::Refusal::ALL.iter().map(|(reason, label)| (*label, custody.refused[*reason as usize]));
+    CustodyView {
+        refused: reasons.collect(),
+        connected: custody.connected,
+        trouble: custody.trouble,
+        volumes: custody.volumes,
+        reconnects: custody.connects.saturating_sub(1),
+    }
+}
+
+fn node(sources: &Sources, custody: Option<volumes::Snapshot>) -> NodeView {
     let process = &sources.process;
     let started = process.started.duration_since(UNIX_EPOCH).unwrap_or_default();
     NodeView {
@@ -327,6 +385,7 @@ fn node(sources: &Sources) -> NodeView {
         last_restart_reason: process.last_reason.clone(),
         has_sink: (sources.sink)().is_some(),
         queue: queue((sources.queue)()),
+        custody: custody.map(custody_view),
     }
 }
 
@@ -366,7 +425,9 @@ mod tests {
         let report = Report::gather(&Made::default().sources());
 
         let names: Vec<_> = report.tenants.iter().map(|tenant| (tenant.name.as_str(), tenant.state)).collect();
-        assert_eq!(names, [("shop/cart", "serving"), ("shop/gone", "detached"), ("shop/web", "throttled")]);
+        let expected =
+            [("shop/cart", "serving"), ("shop/gone", "detached"), ("shop/new", "unserved"), ("shop/web", "throttled")];
+        assert_eq!(names, expected);
         let cart = &report.tenants[0];
         assert_eq!((cart.queued_items, cart.delivered.total(), cart.dead_letters), (5 + 10, 100 + 20 + 95, 3));
         let balances: Vec<_> =
@@ -387,6 +448,13 @@ mod tests {
         let cart = &json["tenants"][0];
         assert_eq!(cart["name"], "shop/cart");
         assert_eq!(cart["uid"], "1d0c");
+        assert_eq!(cart["service_account"], "carts");
+        assert_eq!(cart["volume"], serde_json::json!({"state": "served", "superseded": 1}));
+        assert_eq!(
+            (&json["tenants"][2]["uid"], &json["tenants"][2]["volume"]["state"]),
+            (&"2e1d".into(), &"failed".into())
+        );
+        assert_eq!(json["node"]["custody"]["refused"]["superseded"], 1);
         assert_eq!(cart["mode"], "donate");
         assert_eq!(cart["shim_connected"], true);
         assert_eq!(cart["listeners"], serde_json::json!(["127.0.0.1:4317", "127.0.0.1:4318"]));

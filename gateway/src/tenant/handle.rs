@@ -189,6 +189,11 @@ impl Handle {
         }
     }
 
+    /// Resolves when its task has ended, after [`Registry::detach`](super::Registry::detach): nothing more is appended.
+    pub async fn ended(&self) {
+        self.inbox.closed().await;
+    }
+
     /// Tells the tenant that its shim is here again. Connections that come are served in any case.
     pub fn reattach(&self) {
         self.tell(Event::Reattach);
@@ -261,6 +266,7 @@ impl Handle {
         Snapshot {
             name: self.identity.name.to_string(),
             pod_uid: self.identity.pod_uid.clone(),
+            service_account: self.identity.service_account.clone(),
             state: self.state().name(),
             worker: self.worker,
             connections: self.open(),
@@ -313,6 +319,8 @@ pub struct Snapshot {
     pub name: String,
     /// `k8s.pod.uid`.
     pub pod_uid: Option<String>,
+    /// `spec.serviceAccountName`.
+    pub service_account: Option<String>,
     /// `serving`, `throttled` and so on.
     pub state: &'static str,
     /// The data worker it lives on.

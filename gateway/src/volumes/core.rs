@@ -215,9 +215,13 @@ impl Core {
             if pod.ctl == ctl {
                 return out.push(Effect::CloseArrived);
             }
-            // Bound anew because nobody held the old one. Its `otlp` follows, and with it the change.
+            // Bound anew because nobody held the old one. In a list its `otlp` follows, and both are one change.
             let cookie = std::mem::replace(&mut pod.ctl, ctl);
-            return out.extend([Effect::Keep { cookie: ctl }, Effect::Close { cookie }]);
+            out.extend([Effect::Keep { cookie: ctl }, Effect::Close { cookie }]);
+            if self.link == Link::Live {
+                self.look_at(&info.name, out);
+            }
+            return;
         }
         if self.pods.len() >= VOLUMES_MAX {
             let words = format!("this node has {VOLUMES_MAX} volumes already, as many as the gateway serves");

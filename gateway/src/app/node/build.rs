@@ -61,7 +61,7 @@ pub(super) async fn node(config: &Arc<Config>, lock: DirectoryLock, stage: &Stag
     }
     let recovered = Arc::new(recovered_items(&recovery));
     let volumes = config.node.custody_socket.clone().map(|socket| {
-        let parts = (queue.clone(), registry.clone(), exporter.clone(), lifecycle.clone());
+        let parts = (registry.clone(), exporter.clone(), lifecycle.clone());
         let pods = Pods::new(config.clone(), parts, recovery);
         Volumes::start(volumes::Settings { socket, proof, instance: start_stamp() }, pods)
     });

@@ -21,7 +21,7 @@ use crate::base::{DestinationName, TenantId, TenantIdentity, TenantName};
 use crate::config::{Config, Policy};
 use crate::export::Exporter;
 use crate::lifecycle::{Lifecycle, NamespaceRule, Site, SiteSockets};
-use crate::queue::{Queue, RecoveredTenant, Recovery};
+use crate::queue::{RecoveredTenant, Recovery};
 use crate::tenant::Registry;
 use crate::volumes::{Change, Pod, Tenants};
 
@@ -45,7 +45,7 @@ pub(super) struct Pods {
 impl Pods {
     pub(super) fn new(
         config: Arc<Config>,
-        (_queue, registry, exporter, lifecycle): (Queue, Arc<Registry>, Arc<Exporter>, Arc<Lifecycle>),
+        (registry, exporter, lifecycle): (Arc<Registry>, Arc<Exporter>, Arc<Lifecycle>),
         recovery: Recovery,
     ) -> Arc<Self> {
         let unclaimed = recovery.tenants.into_iter().map(|tenant| (tenant.id, tenant)).collect();
@@ -118,6 +118,10 @@ impl Pods {
         let Some(handle) = self.registry.find(name) else { return };
         handle.drain(Instant::now() + DRAIN_MAX).await;
         self.registry.detach(name);
+        // Export forgets it once everything is delivered that it knows of: so nothing may be on its way there any more.
+        if tokio::time::timeout(DRAIN_MAX, handle.ended()).await.is_err() {
+            tracing::warn!(tenant = %name, "its data worker does not answer: the tenant ends when it does");
+        }
         self.exporter.detach(handle.id());
         tracing::info!(tenant = %name, pod = handle.identity().pod_uid, "a pod is gone");
     }

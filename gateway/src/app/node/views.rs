@@ -24,6 +24,8 @@ pub(super) fn sources(stage: &Arc<Stage>, options: &WorkerOptions) -> Sources {
         }),
         tenants: provider(stage, tenants),
         destinations: provider(stage, |node| node.exporter.snapshot()),
+        custody: provider(stage, |node| node.volumes.as_ref().map(|volumes| volumes.snapshot())),
+        lifecycle: provider(stage, |node| Some(node.lifecycle.counters().clone())),
         queue: provider(stage, |node| node.queue.snapshot()),
         recovered: provider(stage, |node| node.recovered.clone()),
         sink: provider(stage, |node| node.sink.clone()),

@@ -158,6 +158,19 @@ fn both_start_again() {
     assert_eq!(states(&fresh), "db b served, web a served");
 }
 
+/// Scenario: somebody has removed a pod's `ctl`, and the driver binds one anew and tells only that.
+/// Guarantees: it is served from then on; shims that connect wait for nothing else.
+#[test]
+fn one_socket_is_bound_anew() {
+    tell(
+        &mut served(),
+        "vol a web 11: keep 11, close 1, web: a -> a(11 2)
+         done web: attached a
+         otlp a 12: keep 12, close 2, web: a -> a(11 12)
+         done web: attached a",
+    );
+}
+
 /// Scenario: a pod is deleted while the driver is away from the gateway.
 /// Guarantees: it is gone when the next list is complete and not before; the other one stays.
 #[test]
