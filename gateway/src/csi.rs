@@ -84,7 +84,7 @@ struct OwnName {
 }
 
 /// Serves until SIGTERM or SIGINT. Takes the process for itself: the umask is cleared, so that sockets have their mode from
-/// the moment they have a name.
+/// the moment they have a name. Whatever else is made names its mode.
 pub fn run(config: &Config) -> Result<(), CsiError> {
     rustix::process::umask(Mode::empty());
     let of_process = |source| CsiError { action: "start the runtime of", path: PathBuf::from("this process"), source };

@@ -10,6 +10,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use pillion_proto::custody::Kind;
@@ -78,7 +79,7 @@ pub(crate) fn type_of(kind: Kind) -> SocketType {
 /// Opens a directory without following a link in its place; makes it (mode 0755) and its parents if they are absent.
 pub(crate) fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        fs::create_dir_all(parent)?;
+        fs::DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
     }
     open_directory_at(rustix::fs::CWD, path)
 }

@@ -208,7 +208,7 @@ impl ToGateway {
 }
 
 /// Which of a pod's two sockets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// SOCK_SEQPACKET: the control protocol.
     Ctl,

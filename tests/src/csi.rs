@@ -1,6 +1,6 @@
 //! A running `pillion csi`, and a gateway as far as custody goes.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
@@ -71,15 +71,24 @@ impl Paths {
 }
 
 impl Driver {
-    /// Starts the command `node`, and waits until it can be registered and serves gateways.
+    /// Starts the command `node` as it runs in a cluster: uid 0 without a capability. Waits until it can be registered and
+    /// serves gateways.
     pub fn start(node: &str, paths: &Paths) -> Self {
-        Self::start_by(Command::new(node).arg("csi"), paths)
+        let driver = Self::spawn(node, paths, None);
+        driver.wait_for_line("waiting for a gateway");
+        driver
     }
 
-    /// The same with a command that runs the driver with the arguments that are added.
-    pub fn start_by(command: &mut Command, paths: &Paths) -> Self {
+    /// Starts it, and waits for nothing. `descriptors_max` is its RLIMIT_NOFILE; `None`: as it is here.
+    pub fn spawn(node: &str, paths: &Paths, descriptors_max: Option<u32>) -> Self {
+        // Both of util-linux, which every distribution has; each becomes the next, so that the pid is the driver's.
+        let mut command = Command::new("unshare");
+        command.args(["--map-root-user", "setpriv", "--bounding-set=-all", "--inh-caps=-all"]);
+        if let Some(limit) = descriptors_max {
+            command.args(["prlimit", &format!("--nofile={limit}:{limit}")]);
+        }
         let mut child = command
-            .args(["--node-name", "node-7", "--gateway-id", &rustix::process::getegid().as_raw().to_string()])
+            .args([node, "csi", "--node-name", "node-7", "--gateway-id", "0"])
             .arg("--kubelet-dir")
             .arg(paths.kubelet())
             .arg("--custody")
@@ -92,7 +101,6 @@ impl Driver {
             .spawn()
             .expect("the command under test starts");
         let log = Lines::of(child.stderr.take().expect("piped"));
-        log.wait_for("waiting for a gateway");
         Self { child, log, paths: paths.clone() }
     }
 
@@ -169,6 +177,22 @@ impl Holder {
         holder
     }
 
+    /// Connects and says nothing.
+    pub fn silent(paths: &Paths) -> Self {
+        Self { socket: connect(&paths.custody(), SocketType::SEQPACKET).expect("the driver listens") }
+    }
+
+    /// Why it was refused.
+    ///
+    /// # Panics
+    /// When it was not.
+    pub fn refusal(&self) -> String {
+        let refused = self.receive().map(|(message, _)| message);
+        let Some(ToGateway::Refused { reason }) = refused else { panic!("{refused:?}") };
+        assert!(self.receive().is_none(), "the driver hangs up");
+        reason
+    }
+
     /// Sends one message.
     pub fn send(&self, message: &ToDriver, fd: Option<BorrowedFd<'_>>) {
         let fds = fd.map(|fd| [fd]);
@@ -205,10 +229,13 @@ impl Holder {
         Some((message, fd))
     }
 
-    /// Everything up to the driver's READY, after WELCOME and the READY of its own.
-    pub fn list(&self) -> Vec<(ToGateway, OwnedFd)> {
+    /// Everything up to the driver's READY, after WELCOME, and after what it holds was returned.
+    pub fn list(&self, held: &[OwnedFd]) -> Vec<(ToGateway, OwnedFd)> {
         let welcome = self.receive().map(|(message, _)| message);
         assert!(matches!(welcome, Some(ToGateway::Welcome { version: VERSION, .. })), "{welcome:?}");
+        for socket in held {
+            self.send(&ToDriver::Return, Some(socket.as_fd()));
+        }
         self.send(&ToDriver::Ready, None);
         let mut list = Vec::new();
         loop {
@@ -232,7 +259,7 @@ pub fn connect(path: &Path, kind: SocketType) -> std::io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// The number of a file.
-pub fn inode(path: &Path) -> u64 {
-    std::os::unix::fs::MetadataExt::ino(&fs::symlink_metadata(path).expect("it is there"))
+/// The kernel's number of a socket, whoever holds it: SO_COOKIE.
+pub fn cookie(socket: impl AsFd) -> u64 {
+    rustix::net::sockopt::socket_cookie(socket).expect("a socket")
 }

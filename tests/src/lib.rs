@@ -3,10 +3,12 @@
 //! - [`gateway`] runs `pillion run`, kills its worker, and reads its pages.
 //! - [`pod`] is the inside of a pod: a network namespace with a shim and clients, driven over its standard streams.
 //! - [`station`] is a gateway between two sinks, and [`compare`] tells whether what arrived is what was sent.
+//! - [`attack`] is what a hostile process of the same user does.
 //! - [`kubelet`] calls a CSI driver as the kubelet does; [`csi`] runs one, and stands in for the gateway behind it.
 //! - [`e2e`] is the suite for a real cluster, with its own programs.
 //! - [`lines`] waits for a line of a process instead of for a length of time.
 
+pub mod attack;
 pub mod compare;
 pub mod csi;
 pub mod e2e;

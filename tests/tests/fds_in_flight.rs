@@ -1,38 +1,16 @@
 //! Somebody with the user id of other pods' shims leaves passed descriptors unread (docs/threats.md row 18).
 
-use std::io::IoSlice;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use pillion_loadtest::sink::{Keep, Sink};
 use pillion_tests::gateway::{Gateway, below, directory};
 use pillion_tests::pod::{Pod, Spec};
-use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sendmsg, socketpair,
-};
 
 const NODE: &str = env!("CARGO_BIN_EXE_pillion-node");
 const POD: &str = env!("CARGO_BIN_EXE_pillion-pod");
 
 /// Above this many in flight the kernel refuses the shim's descriptors: its own RLIMIT_NOFILE (unix(7), ETOOMANYREFS).
 const SHIM_DESCRIPTORS: u32 = 64;
-
-/// More than a shim may see in flight, and far fewer than the limit of any other program of this user.
-const ATTACK: usize = 96;
-
-/// Descriptors that wait in a socket for nobody, counted for this user until it is dropped.
-fn leave_descriptors_in_flight() -> [OwnedFd; 2] {
-    let (ours, theirs) =
-        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).expect("a socket pair");
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(ATTACK))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let passed = [ours.as_fd(); ATTACK];
-    assert!(control.push(SendAncillaryMessage::ScmRights(&passed)), "the buffer has room for all of them");
-    let sent = sendmsg(&ours, &[IoSlice::new(b"unread")], &mut control, SendFlags::empty());
-    sent.expect("this process may have so many in flight");
-    [ours, theirs]
-}
 
 fn listeners(gateway: &Gateway) -> usize {
     gateway.json("/tenants?format=json")["tenants"][0]["listeners"].as_array().map_or(0, Vec::len)
@@ -60,7 +38,7 @@ tenants:
     );
     let gateway = Gateway::start(NODE, dir.path(), &config);
     let socket_dir = below(&dir, "cart");
-    let attack = leave_descriptors_in_flight();
+    let attack = pillion_tests::attack::leave_descriptors_in_flight();
     let pod = Pod::start(&Spec {
         program: POD,
         node: NODE,

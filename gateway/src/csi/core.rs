@@ -217,3 +217,6 @@ impl Core {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

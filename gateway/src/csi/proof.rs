@@ -6,7 +6,8 @@
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, FlockOperation, Gid, Mode, OFlags};
 use rustix::io::Errno;
@@ -52,8 +53,9 @@ pub(super) fn check(lock: Option<OwnedFd>, data_dir: &Path) -> Result<(), NoProo
 
 /// Makes the data directory one that the gateway can use: root:`group`, mode 2770.
 pub(super) fn prepare(data_dir: &Path, group: u32) -> Result<(), Unprepared> {
-    let failed = |action: &'static str| move |source: io::Error| Unprepared { action, group, source };
-    fs::create_dir_all(data_dir).map_err(failed("make"))?;
+    let failed =
+        |action: &'static str| move |source: io::Error| Unprepared { path: data_dir.to_owned(), action, group, source };
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(data_dir).map_err(failed("make"))?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let open = rustix::fs::open(data_dir, flags, Mode::empty());
     let dir = open.map_err(|error| failed("open")(error.into()))?;
@@ -73,8 +75,9 @@ pub(super) fn prepare(data_dir: &Path, group: u32) -> Result<(), Unprepared> {
 
 /// Why the data directory is not ready for the gateway.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {action} the data directory for group {group}: {source}; {}", advice(source, *group))]
+#[error("cannot {action} the data directory {} for group {group}: {source}; {}", path.display(), advice(source, *group))]
 pub(super) struct Unprepared {
+    path: PathBuf,
     action: &'static str,
     group: u32,
     source: io::Error,
@@ -86,7 +89,9 @@ fn advice(error: &io::Error, group: u32) -> String {
             "the driver must own the directory and be a member of the group: runAsUser: 0 and supplementalGroups: [{group}]"
         ),
         io::ErrorKind::ReadOnlyFilesystem => "mount it writable, and look at the node's disk".to_owned(),
-        io::ErrorKind::NotADirectory => "something else has its name, or a link: remove it".to_owned(),
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+            "something else has its name, or a link: remove it".to_owned()
+        }
         _ => "look at the node's disk".to_owned(),
     }
 }

@@ -9,7 +9,8 @@
 //! ```
 
 use std::fs;
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use pillion_proto::custody;
@@ -62,7 +63,7 @@ pub(super) struct Records {
 impl Records {
     /// Makes the folder if it is absent.
     pub(super) fn open(dir: &Path) -> io::Result<Self> {
-        fs::create_dir_all(dir)?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         Ok(Self { dir: dir.to_owned() })
     }
 
@@ -89,7 +90,8 @@ impl Records {
     pub(super) fn write(&self, record: &Record) -> io::Result<()> {
         let bytes = serde_json::to_vec(record)?;
         let temporary = self.dir.join(format!(".{}.json", record.uid));
-        fs::write(&temporary, bytes)?;
+        let mut file = fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(&bytes)?;
         fs::rename(&temporary, self.path(&record.uid))
     }
 

@@ -19,7 +19,7 @@ use super::super::core::{Event, Tell};
 use super::super::hands::Hands;
 use super::super::session::{self, Flushed, Outbox, Packet, Socket};
 use super::super::target::Uid;
-use super::super::{OwnName, hands, listen, proof};
+use super::super::{Config, OwnName, hands, listen, proof};
 use super::{Driver, Known};
 use crate::sys;
 
@@ -30,7 +30,7 @@ const NEWCOMERS_MAX: usize = 4;
 const PACKETS_MAX: usize = 64;
 
 /// After the data directory could not be prepared, or the socket not be made.
-const LISTEN_AGAIN: Duration = Duration::from_secs(10);
+const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 
 /// Everything about gateways.
 #[derive(Debug)]
@@ -38,6 +38,8 @@ pub(super) struct Custody {
     pub(super) listener: Option<AsyncFd<OwnedFd>>,
     name: Option<OwnName>,
     listen_at: Instant,
+    /// Why it does not listen, as it was logged last.
+    trouble: Option<String>,
     newcomers: Vec<Connection>,
     pub(super) session: Option<Session>,
     pub(super) packets: mpsc::Receiver<(u64, Option<Packet>)>,
@@ -77,6 +79,7 @@ impl Custody {
             listener: None,
             name: None,
             listen_at: now,
+            trouble: None,
             newcomers: Vec::new(),
             session: None,
             packets,
@@ -139,23 +142,28 @@ impl Driver {
     /// Prepares the data directory, and only then lets gateways connect.
     pub(super) fn listen(&mut self, now: Instant) {
         self.custody.listen_at = now + LISTEN_AGAIN;
-        let config = &self.config;
-        if let Err(error) = proof::prepare(&config.data_dir, config.gateway_id) {
-            tracing::error!(data_dir = %config.data_dir.display(), %error, "no gateway can be served; trying again");
-            return;
-        }
-        let listening = listen(&config.custody, SocketType::SEQPACKET, 0o660, Some(config.gateway_id))
-            .and_then(|(listener, name)| Ok((sys::readable(listener).map_err(|(_, error)| error)?, name)));
-        match listening {
+        match self.try_to_listen() {
             Ok((listener, name)) => {
-                tracing::info!(socket = %config.custody.display(), "waiting for a gateway");
+                tracing::info!(socket = %self.config.custody.display(), "waiting for a gateway");
                 self.custody.listener = Some(listener);
                 self.custody.name = Some(name);
+                self.custody.trouble = None;
             }
-            Err(error) => {
-                tracing::error!(socket = %config.custody.display(), %error, "cannot listen for gateways; trying again");
+            // Once, not once a second.
+            Err(trouble) if self.custody.trouble.as_ref() != Some(&trouble) => {
+                tracing::error!(error = trouble, "no gateway can be served; pods start all the same; trying again");
+                self.custody.trouble = Some(trouble);
             }
+            Err(_) => {}
         }
+    }
+
+    fn try_to_listen(&self) -> Result<(AsyncFd<OwnedFd>, OwnName), String> {
+        let Config { data_dir, custody, gateway_id, .. } = &self.config;
+        proof::prepare(data_dir, *gateway_id).map_err(|error| error.to_string())?;
+        listen(custody, SocketType::SEQPACKET, 0o660, Some(*gateway_id))
+            .and_then(|(listener, name)| Ok((sys::readable(listener).map_err(|(_, error)| error)?, name)))
+            .map_err(|error| format!("cannot listen on {}: {error}", custody.display()))
     }
 
     pub(super) fn arrived(&mut self, arrived: io::Result<OwnedFd>) {
