@@ -145,6 +145,7 @@ impl World {
             name: actor.name.clone(),
             queued_items: actor.accepted.iter().map(|count| count.load(Ordering::Relaxed)).sum::<u64>()
                 - pillion_gateway::base::stats::total(&actor.delivered.delivered),
+            oldest_unix_ms: None,
             stats: actor.delivered.clone(),
         });
         let error = "UNAUTHENTICATED: the token expired at 05:12; everything stays queued, one probe every 30 s";

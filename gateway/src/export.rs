@@ -32,7 +32,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use self::board::OutletGauge;
+use self::board::{Gauges, OutletGauge};
 use self::client::Client;
 use self::desk::{Desk, DrainOrder, Order};
 use self::engine::Engine;
@@ -71,6 +71,8 @@ pub struct Route {
     pub name: TenantName,
     /// Where to, by `Signal::index`.
     pub destinations: [Vec<DestinationName>; 3],
+    /// Retention.
+    pub max_age: Duration,
     /// As recovered; empty for a new tenant.
     pub cursors: Vec<CursorState>,
     /// The tenant's last record in the log.
@@ -84,7 +86,7 @@ pub struct Route {
 pub struct Exporter {
     queue: Queue,
     desk: Arc<Desk>,
-    gauges: Vec<Arc<OutletGauge>>,
+    gauges: Gauges,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -124,6 +126,8 @@ pub struct TenantDelivery {
     pub name: TenantName,
     /// Items committed and not yet done here.
     pub queued_items: u64,
+    /// When the oldest of them was appended, on the log's clock; `None` if that is not known, or nothing is queued.
+    pub oldest_unix_ms: Option<u64>,
     /// Since the start.
     pub stats: Arc<DeliveryStats>,
 }
@@ -142,11 +146,11 @@ impl Exporter {
     pub fn start(deps: Deps) -> Result<Self, StartError> {
         let desk = Arc::new(Desk::default());
         let queue = deps.queue.clone();
-        let gauges: Vec<_> = deps.destinations.keys().cloned().map(OutletGauge::new).collect();
+        let gauges = Gauges::of(deps.destinations.keys().cloned());
         let (started, result) = sync_channel(1);
         let thread = std::thread::Builder::new().name("export".to_owned()).spawn({
             let (desk, gauges) = (desk.clone(), gauges.clone());
-            move || run(deps, desk, &gauges, &started)
+            move || run(deps, desk, gauges, &started)
         });
         let thread = thread.map_err(|error| not_started("", &format!("starting the export thread: {error}")))?;
         // The thread builds what it owns: connections and TLS settings are not shared between threads.
@@ -167,7 +171,7 @@ impl Exporter {
 
     /// Present figures. Never waits for the export thread, nor it for the caller.
     pub fn snapshot(&self) -> Vec<DestinationSnapshot> {
-        self.gauges.iter().map(|gauge| gauge.snapshot()).collect()
+        self.gauges.all().iter().map(|gauge| gauge.snapshot()).collect()
     }
 
     /// Appends what is volatile to the log, waits for requests in flight (and with `deliver` for the backlog) until the
@@ -190,12 +194,12 @@ impl Exporter {
             kept_items: a.kept_items + b.kept_items,
         };
         let none = DrainReport { delivered_items: 0, kept_items: 0 };
-        self.gauges.iter().map(|gauge| gauge.report()).fold(none, sum)
+        self.gauges.all().iter().map(|gauge| gauge.report()).fold(none, sum)
     }
 }
 
 /// The export thread.
-fn run(deps: Deps, desk: Arc<Desk>, gauges: &[Arc<OutletGauge>], started: &SyncSender<Result<(), StartError>>) {
+fn run(deps: Deps, desk: Arc<Desk>, gauges: Gauges, started: &SyncSender<Result<(), StartError>>) {
     // Two threads for reads of the log, one for the sink, the rest for names that resolve slowly.
     let threads = 3 + deps.destinations.len().min(8);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -204,7 +208,7 @@ fn run(deps: Deps, desk: Arc<Desk>, gauges: &[Arc<OutletGauge>], started: &SyncS
         .thread_name("export-io")
         .build();
     let built = match runtime {
-        Ok(runtime) => outlets(&deps, gauges).map(|outlets| (runtime, outlets)),
+        Ok(runtime) => outlets(&deps, &gauges.all()).map(|outlets| (runtime, outlets)),
         Err(error) => Err(not_started("", &format!("starting the export runtime: {error}"))),
     };
     let (runtime, outlets) = match built {
@@ -214,7 +218,7 @@ fn run(deps: Deps, desk: Arc<Desk>, gauges: &[Arc<OutletGauge>], started: &SyncS
     };
     // As above: the caller waits.
     let _ = started.send(Ok(()));
-    let engine = Engine::new(deps.queue, deps.handoff, desk, outlets);
+    let engine = Engine::new(deps.queue, deps.handoff, desk, (outlets, gauges));
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, engine.run());
     drop(local);

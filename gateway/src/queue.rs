@@ -10,9 +10,11 @@
 //! - `index`, `reader`, `scan`: finding records again, by the index or in spite of damage.
 //! - `recovery`: from files to a log.
 //! - `writer`, `directory`, `meta`: threads, lock and sled around it.
+//! - `clock`: the log's own time, by which ages are counted.
 //! - `disk`: the filesystem, real and simulated.
 
 mod appender;
+mod clock;
 mod directory;
 mod disk;
 mod footer;
@@ -48,6 +50,7 @@ use crate::base::{Batch, DestinationName, Sequence, Signal, TenantId, TenantName
 
 pub use directory::DirectoryLock;
 
+use clock::Clock;
 use directory::Directory;
 use disk::RealDisk;
 use group::Request;
@@ -82,6 +85,7 @@ struct Shared {
     disk: Arc<RealDisk>,
     index: Arc<Index<RealDisk>>,
     stats: Arc<Stats>,
+    clock: Arc<Clock>,
     /// Registrations asked for since the start.
     registrations: AtomicU64,
     writer: Mutex<Option<JoinHandle<std::io::Result<()>>>>,
@@ -103,6 +107,8 @@ pub struct Recovery {
     pub damaged_records: u64,
     /// How long it took.
     pub took: Duration,
+    /// The newest time that was found; the log's clock goes on from it.
+    pub newest_unix_ms: u64,
     /// Whether sled was missing, stale or damaged, and was rebuilt.
     pub meta_rebuilt: bool,
 }
@@ -220,10 +226,21 @@ pub struct Stored {
     pub signal: Signal,
     /// Items in it.
     pub items: u32,
-    /// When it was received.
+    /// When it was appended, on the log's clock.
     pub received_unix_ms: u64,
     /// Its bytes, checksums verified.
     pub payload: Bytes,
+}
+
+/// Records of one tenant that are not to be delivered any more, as far as one look went.
+#[derive(Debug)]
+pub struct Overdue {
+    /// In order, without payload.
+    pub records: Vec<Stored>,
+    /// Everything of the tenant up to here is among them, or is damaged (and counted).
+    pub through: Sequence,
+    /// When the first one after that was appended; `None` if there is none, or the look ended before it.
+    pub next_unix_ms: Option<u64>,
 }
 
 /// What a read found.
@@ -312,10 +329,14 @@ pub struct Snapshot {
     pub poisoned: bool,
     /// Whether appends are refused for lack of space.
     pub full: bool,
+    /// Now, on the log's clock, by which ages are counted.
+    pub now_unix_ms: u64,
 }
 
 /// Smallest segment: a record of the largest size must fit, unless the log's own limit is smaller than a few of them.
 const SEGMENTS_MIN: u64 = 4;
+/// Payload bytes whose records one step of [`Queue::overdue`] looks for in the index.
+const OVERDUE_BYTES_MAX: usize = 1 << 20;
 /// Offsets within a segment have 32 bits.
 const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 
@@ -363,13 +384,15 @@ impl Queue {
             log.save_all();
         }
         let inbox = Arc::new(Inbox::new(config.inbox_bytes_max));
-        let writer = spawn(directory, (inbox.clone(), stats.clone()), log, meta)
+        let clock = Arc::new(Clock::after(recovery.newest_unix_ms));
+        let writer = spawn(directory, (inbox.clone(), stats.clone(), clock.clone()), log, meta)
             .map_err(|source| directory::failure("starting the writer of", &config.data_dir, source))?;
         let queue = Self(Arc::new(Shared {
             inbox,
             disk,
             index,
             stats,
+            clock,
             registrations: AtomicU64::new(0),
             writer: Mutex::new(Some(writer)),
         }));
@@ -417,6 +440,36 @@ impl Queue {
         reader::read(&*self.0.disk, &self.0.index, &self.0.stats.damaged_records, wanted)
     }
 
+    /// The tenant's data records after `after`, in order, that were appended before `limit_unix_ms`, without their bytes: at most
+    /// `records_max`. Looks no further than the first that is younger. Blocking, like [`Queue::read`].
+    pub fn overdue(
+        &self,
+        (tenant, after): (TenantId, Sequence),
+        limit_unix_ms: u64,
+        records_max: usize,
+    ) -> std::io::Result<Overdue> {
+        let shared = &*self.0;
+        let wanted = Wanted { tenant, after, bytes_max: OVERDUE_BYTES_MAX };
+        reader::overdue(
+            &*shared.disk,
+            &shared.index,
+            &shared.stats.damaged_records,
+            (wanted, limit_unix_ms, records_max),
+        )
+    }
+
+    /// Now, on the log's clock.
+    pub fn now_unix_ms(&self) -> u64 {
+        self.0.clock.now_unix_ms()
+    }
+
+    /// Lets the log's clock run ahead.
+    #[cfg(test)]
+    pub(crate) fn age(&self, by: Duration) {
+        let by = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
+        self.0.clock.ahead_ms.fetch_add(by, Ordering::Relaxed);
+    }
+
     /// Saves cursors to the log and to sled. Not synced on its own: it shares the next group commit, or is synced after a
     /// second without one. Non-blocking. A cursor that goes back is ignored: what it passed may be gone.
     pub fn checkpoint(&self, cursors: Vec<CursorState>) -> Result<(), AppendError> {
@@ -443,7 +496,7 @@ impl Queue {
 
     /// Present figures.
     pub fn snapshot(&self) -> Snapshot {
-        self.0.stats.snapshot()
+        Snapshot { now_unix_ms: self.now_unix_ms(), ..self.0.stats.snapshot() }
     }
 
     /// Commits what waits, syncs, saves metadata, ends the writer, releases the lock. Blocking. A second call does nothing.
@@ -458,7 +511,7 @@ impl Queue {
 /// Starts the writer, and beside it the thread that saves metadata and ends with it.
 fn spawn(
     directory: Directory,
-    (inbox, stats): (Arc<Inbox>, Arc<Stats>),
+    (inbox, stats, clock): (Arc<Inbox>, Arc<Stats>, Arc<Clock>),
     mut log: Log<RealDisk>,
     mut meta: SledMeta,
 ) -> std::io::Result<JoinHandle<std::io::Result<()>>> {
@@ -468,7 +521,7 @@ fn spawn(
         std::thread::Builder::new().name("queue-meta".to_owned()).spawn(move || meta::run(&saver_inbox, &mut meta))?;
     std::thread::Builder::new().name("queue-writer".to_owned()).spawn(move || {
         let _guard = PoisonOnPanic(&stats);
-        let result = writer::run(&inbox, &mut log, &meta_inbox);
+        let result = writer::run(&inbox, &mut log, &meta_inbox, &clock);
         meta_inbox.close();
         if saver.join().is_err() {
             tracing::warn!(

@@ -1,7 +1,7 @@
 //! The books: what entered a tenant's way to a destination, and where it is now. Pure.
 //!
 //! ```text
-//! accepted + recovered = delivered + queued + dead letters      (rejected is among delivered: the cursor has passed)
+//! accepted + recovered = delivered + queued + dead letters + lost   (rejected is among delivered: the cursor has passed)
 //! ```
 //!
 //! In items, since the gateway's start. Figures are read one after the other while data flows, so that a small difference
@@ -20,17 +20,19 @@ pub(super) struct Balance {
     pub(super) delivered: u64,
     pub(super) queued: u64,
     pub(super) dead_letters: u64,
+    /// Given up, for whatever reason.
+    pub(super) lost: u64,
     /// What entered and is nowhere; negative for what is somewhere and never entered.
     pub(super) difference: i64,
 }
 
 impl Balance {
-    pub(super) fn of(entered: u64, delivered: u64, queued: u64, dead_letters: u64) -> Self {
-        let known = i128::from(delivered) + i128::from(queued) + i128::from(dead_letters);
+    pub(super) fn of(entered: u64, delivered: u64, queued: u64, (dead_letters, lost): (u64, u64)) -> Self {
+        let known = [delivered, queued, dead_letters, lost].map(i128::from).iter().sum::<i128>();
         let difference = i128::from(entered) - known;
         let bounded = difference.clamp(i128::from(i64::MIN), i128::from(i64::MAX));
         let difference = i64::try_from(bounded).unwrap_or_default();
-        Self { entered, delivered, queued, dead_letters, difference }
+        Self { entered, delivered, queued, dead_letters, lost, difference }
     }
 }
 
@@ -54,10 +56,10 @@ mod tests {
     /// Guarantees: the difference says which and how much, without overflow.
     #[test]
     fn the_difference_is_what_is_nowhere() {
-        assert_eq!(Balance::of(10, 5, 4, 1).difference, 0);
-        assert_eq!(Balance::of(10, 5, 4, 0).difference, 1);
-        assert_eq!(Balance::of(10, 11, 0, 0).difference, -1);
-        assert_eq!(Balance::of(u64::MAX, 0, 0, 0).difference, i64::MAX);
-        assert_eq!(Balance::of(0, u64::MAX, u64::MAX, u64::MAX).difference, i64::MIN);
+        assert_eq!(Balance::of(10, 4, 4, (1, 1)).difference, 0);
+        assert_eq!(Balance::of(10, 5, 4, (0, 0)).difference, 1);
+        assert_eq!(Balance::of(10, 11, 0, (0, 0)).difference, -1);
+        assert_eq!(Balance::of(u64::MAX, 0, 0, (0, 0)).difference, i64::MAX);
+        assert_eq!(Balance::of(0, u64::MAX, u64::MAX, (u64::MAX, u64::MAX)).difference, i64::MIN);
     }
 }

@@ -114,9 +114,19 @@ impl Scrape {
             "Items sent again, because it was not certain that they had arrived.",
             self.by_route_and_signal(|at| at.retried),
         )?;
+        out.counter(
+            "pillion_lost_items",
+            "Items given up without delivery, by reason.",
+            self.by_route_signal_and_loss(),
+        )?;
+        out.gauge(
+            "pillion_oldest_undelivered_age_seconds",
+            "How long the oldest queued record waits, not counting the time that the gateway was down.",
+            self.by_route(|at| at.oldest_age_seconds),
+        )?;
         out.gauge(
             "pillion_balance_difference_items",
-            "Items that entered and are neither delivered nor queued nor dead letters; 0 but for what is on its way.",
+            "Items that entered and are neither delivered nor queued nor dead letters nor lost; 0 but for what is on its way.",
             self.by_route(|at| at.balance.difference),
         )
     }
@@ -248,6 +258,21 @@ impl Scrape {
         for (tenant, own) in self.report.tenants.iter().zip(&self.labels) {
             for at in &tenant.destinations {
                 add(&mut samples, with(&[("exporter", &at.name)], own), value(at));
+            }
+        }
+        samples
+    }
+
+    fn by_route_signal_and_loss(&self) -> Samples<u64> {
+        let mut samples = Samples::new();
+        for (tenant, own) in self.report.tenants.iter().zip(&self.labels) {
+            for (at, (reason, items)) in
+                tenant.destinations.iter().flat_map(|at| at.lost.iter().map(move |of| (at, of)))
+            {
+                for signal in Signal::ALL {
+                    let labels = with(&[("exporter", &at.name), ("signal", signal.name()), ("reason", reason)], own);
+                    add(&mut samples, labels, items.by_signal()[signal.index()]);
+                }
             }
         }
         samples

@@ -121,6 +121,7 @@ fn destinations(error: &str) -> Vec<DestinationSnapshot> {
     archived.delivered[Signal::Traces.index()].add(100);
     archived.delivered[Signal::Metrics.index()].add(20);
     archived.dead_letters[Signal::Logs.index()].add(3);
+    archived.lost[crate::base::stats::Loss::Expired as usize][Signal::Logs.index()].add(2);
     archived.rejected[Signal::Traces.index()].add(2);
     archived.retried[Signal::Traces.index()].add(4);
     let (sent, gone) = (DeliveryStats::default(), DeliveryStats::default());
@@ -129,6 +130,7 @@ fn destinations(error: &str) -> Vec<DestinationSnapshot> {
     let tenant = |name: &str, queued_items, stats| TenantDelivery {
         name: self::name(name),
         queued_items,
+        oldest_unix_ms: (queued_items > 0).then_some(5_000),
         stats: Arc::new(stats),
     };
     vec![
@@ -139,7 +141,7 @@ fn destinations(error: &str) -> Vec<DestinationSnapshot> {
             in_flight: 1,
             requests: 40,
             failures: 0,
-            tenants: vec![tenant("shop/cart", 5, archived)],
+            tenants: vec![tenant("shop/cart", 3, archived)],
         },
         DestinationSnapshot {
             name: at("backend"),
@@ -189,5 +191,6 @@ fn queue() -> queue::Snapshot {
         dead_letters_dropped: 0,
         poisoned: false,
         full: true,
+        now_unix_ms: 65_500,
     }
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::balance::{self, Balance};
 use super::{Sources, TenantSource};
-use crate::base::stats::{Counter, DeliveryStats, Refusal};
+use crate::base::stats::{Counter, DeliveryStats, Loss, Refusal};
 use crate::base::{DestinationName, Signal, TenantName};
 use crate::export::DestinationSnapshot;
 use crate::lifecycle::{self, SiteSnapshot};
@@ -118,6 +118,7 @@ pub(super) struct TenantView {
     pub(super) queued_items: u64,
     pub(super) delivered: Items,
     pub(super) dead_letters: u64,
+    pub(super) lost: u64,
     pub(super) destinations: Vec<TenantDestinationView>,
 }
 
@@ -133,6 +134,10 @@ pub(super) struct TenantDestinationView {
     pub(super) rejected: Items,
     pub(super) retried: Items,
     pub(super) dead_letters: Items,
+    /// Given up, by reason; all of them, always.
+    pub(super) lost: BTreeMap<&'static str, Items>,
+    /// How long the oldest queued record waits, by the log's clock; 0 if nothing is queued or it has just come.
+    pub(super) oldest_age_seconds: u64,
     pub(super) balance: Balance,
 }
 
@@ -184,7 +189,7 @@ impl Report {
         let destinations = (sources.destinations)();
         let mut tenants = (sources.tenants)();
         tenants.sort_by(|a, b| a.name.cmp(&b.name));
-        let at = AtDestinations::new(&destinations);
+        let at = AtDestinations::new(&destinations, (sources.queue)().now_unix_ms);
         let mut views: Vec<_> = tenants.iter().map(|tenant| attached(tenant, &at, &recovered)).collect();
         for name in at.by_tenant.keys() {
             if tenants.binary_search_by(|tenant| tenant.name.cmp(name)).is_err() {
@@ -204,13 +209,15 @@ struct AtDestinations<'a> {
 }
 
 impl<'a> AtDestinations<'a> {
-    fn new(destinations: &'a [DestinationSnapshot]) -> Self {
+    fn new(destinations: &'a [DestinationSnapshot], now_unix_ms: u64) -> Self {
         let mut by_tenant: BTreeMap<_, BTreeMap<_, TenantDestinationView>> = BTreeMap::new();
         for destination in destinations {
             for tenant in &destination.tenants {
                 let views: &mut BTreeMap<_, _> = by_tenant.entry(&tenant.name).or_default();
                 let view = views.entry(&destination.name).or_insert_with(|| at_destination(destination));
                 view.add(tenant.queued_items, &tenant.stats);
+                let age = tenant.oldest_unix_ms.map_or(0, |oldest| now_unix_ms.saturating_sub(oldest) / 1_000);
+                view.oldest_age_seconds = view.oldest_age_seconds.max(age);
             }
         }
         Self { by_tenant }
@@ -221,8 +228,8 @@ impl<'a> AtDestinations<'a> {
         let views = self.by_tenant.get(name).into_iter().flatten();
         let balanced = views.map(|(destination, view)| {
             let mut view = view.clone();
-            let (delivered, dead) = (view.delivered.total(), view.dead_letters.total());
-            view.balance = Balance::of(entered(destination), delivered, view.queued_items, dead);
+            let given_up = (view.dead_letters.total(), view.lost_total());
+            view.balance = Balance::of(entered(destination), view.delivered.total(), view.queued_items, given_up);
             view
         });
         balanced.collect()
@@ -239,6 +246,8 @@ fn at_destination(destination: &DestinationSnapshot) -> TenantDestinationView {
         rejected: Items::default(),
         retried: Items::default(),
         dead_letters: Items::default(),
+        lost: Loss::ALL.iter().map(|reason| (reason.label(), Items::default())).collect(),
+        oldest_age_seconds: 0,
         balance: Balance::default(),
     }
 }
@@ -250,6 +259,14 @@ impl TenantDestinationView {
         self.rejected = self.rejected.plus(Items::count(&stats.rejected));
         self.retried = self.retried.plus(Items::count(&stats.retried));
         self.dead_letters = self.dead_letters.plus(Items::count(&stats.dead_letters));
+        for reason in Loss::ALL {
+            let lost = self.lost.entry(reason.label()).or_default();
+            *lost = lost.plus(Items::count(&stats.lost[reason as usize]));
+        }
+    }
+
+    fn lost_total(&self) -> u64 {
+        self.lost.values().fold(0, |sum, items| sum.saturating_add(items.total()))
     }
 }
 
@@ -333,6 +350,7 @@ fn bare(name: &TenantName, state: &'static str, site: SiteSnapshot) -> TenantVie
         queued_items: 0,
         delivered: Items::default(),
         dead_letters: 0,
+        lost: 0,
         destinations: Vec::new(),
     }
 }
@@ -343,6 +361,7 @@ fn with_destinations(view: TenantView, recovered: Items, destinations: Vec<Tenan
         queued_items: destinations.iter().fold(0, |sum, at| sum.saturating_add(at.queued_items)),
         delivered: destinations.iter().fold(Items::default(), |sum, at| sum.plus(at.delivered)),
         dead_letters: destinations.iter().fold(0, |sum, at| sum.saturating_add(at.dead_letters.total())),
+        lost: destinations.iter().fold(0, |sum, at| sum.saturating_add(at.lost_total())),
         destinations,
         ..view
     }
@@ -429,7 +448,8 @@ mod tests {
             [("shop/cart", "serving"), ("shop/gone", "detached"), ("shop/new", "unserved"), ("shop/web", "throttled")];
         assert_eq!(names, expected);
         let cart = &report.tenants[0];
-        assert_eq!((cart.queued_items, cart.delivered.total(), cart.dead_letters), (5 + 10, 100 + 20 + 95, 3));
+        assert_eq!((cart.queued_items, cart.delivered.total(), cart.dead_letters), (3 + 10, 100 + 20 + 95, 3));
+        assert_eq!((cart.lost, cart.destinations[0].lost["expired"].log_records), (2, 2));
         let balances: Vec<_> =
             cart.destinations.iter().map(|at| (at.name.as_str(), at.balance.entered, at.balance.difference)).collect();
         // Accepted 100, 20, 3 and recovered 5, 0, 0: archive takes all of it, backend only traces.
@@ -464,7 +484,7 @@ mod tests {
         assert_eq!(cart["destinations"][1]["state"], "broken");
         assert_eq!(
             cart["destinations"][1]["balance"],
-            serde_json::json!({"entered": 105, "delivered": 95, "queued": 10, "dead_letters": 0, "difference": 0})
+            serde_json::json!({"entered": 105, "delivered": 95, "queued": 10, "dead_letters": 0, "lost": 0, "difference": 0})
         );
         assert_eq!(json["node"]["queue"]["disk_bytes"], 1 << 20);
         assert_eq!(json["node"]["worker_restarts"], 2);

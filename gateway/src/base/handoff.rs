@@ -39,7 +39,7 @@ pub struct Committed {
     pub previous: Sequence,
     /// Items in it (all records since `previous`, without a payload).
     pub items: u64,
-    /// When it was received.
+    /// When it was appended, on the log's clock.
     pub received_unix_ms: u64,
     /// `None`: read it from the log.
     pub payload: Option<Bytes>,

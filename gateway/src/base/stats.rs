@@ -54,6 +54,24 @@ impl Refusal {
     }
 }
 
+/// Why committed items were given up. Each is a `reason` label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Loss {
+    /// Older than `queue.max_age`.
+    Expired,
+}
+
+impl Loss {
+    /// All of them, in the order of their indices.
+    pub const ALL: [Self; 1] = [Self::Expired];
+
+    /// The value of the `reason` label.
+    pub fn label(self) -> &'static str {
+        ["expired"][self as usize]
+    }
+}
+
 /// What one tenant did, since the gateway's start.
 #[derive(Debug, Default)]
 pub struct TenantStats {
@@ -88,6 +106,8 @@ pub struct DeliveryStats {
     pub dead_letters: [Counter; 3],
     /// Reported rejected in a partial success (estimated when the request was merged).
     pub rejected: [Counter; 3],
+    /// Passed without delivery, by `Loss as usize`.
+    pub lost: [[Counter; 3]; 1],
 }
 
 /// Sum over the signals.

@@ -152,15 +152,10 @@ impl Config {
         let every_pods = self.node.custody_socket.iter().map(|_| ("defaults".to_owned(), &self.defaults));
         for (whose, policy) in named.chain(every_pods) {
             let limits = policy.limits;
-            for (key, differs) in [
-                ("queue.max_age", policy.queue.max_age != usual.queue.max_age),
-                ("limits.disk", limits.disk != usual.limits.disk),
-            ] {
-                if differs {
-                    out.push(format!(
-                        "{whose}: {key} is not enforced yet: data stays until it is delivered, within node.disk_limit"
-                    ));
-                }
+            if limits.disk != usual.limits.disk {
+                out.push(format!(
+                    "{whose}: limits.disk is not enforced yet: data stays until it is delivered or too old, within node.disk_limit"
+                ));
             }
             for (what, key, ceiling, limit) in [
                 ("memory", "memory_limit", limits.memory.ceiling, self.node.memory_limit),

@@ -9,6 +9,24 @@ use crate::base::{DestinationName, TenantName};
 
 const STATES: [&str; 3] = ["ok", "retrying", "broken"];
 
+/// All destinations, those included that are known only because something still waits for them.
+#[derive(Debug, Clone)]
+pub(crate) struct Gauges(Arc<Mutex<Vec<Arc<OutletGauge>>>>);
+
+impl Gauges {
+    pub(crate) fn of(names: impl Iterator<Item = DestinationName>) -> Self {
+        Self(Arc::new(Mutex::new(names.map(OutletGauge::new).collect())))
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<OutletGauge>> {
+        lock(&self.0).clone()
+    }
+
+    pub(crate) fn add(&self, gauge: Arc<OutletGauge>) {
+        lock(&self.0).push(gauge);
+    }
+}
+
 /// One destination's figures.
 #[derive(Debug)]
 pub(crate) struct OutletGauge {
@@ -30,12 +48,19 @@ pub(crate) struct OutletGauge {
 pub(crate) struct LaneGauge {
     pub(crate) name: TenantName,
     pub(crate) queued_items: AtomicU64,
+    /// When the oldest record that waits was appended, on the log's clock; 0: none does, or it is not known yet.
+    pub(crate) oldest_unix_ms: AtomicU64,
     pub(crate) stats: Arc<DeliveryStats>,
 }
 
 impl LaneGauge {
     pub(crate) fn new(name: TenantName) -> Arc<Self> {
-        Arc::new(Self { name, queued_items: AtomicU64::new(0), stats: Arc::default() })
+        Arc::new(Self {
+            name,
+            queued_items: AtomicU64::new(0),
+            oldest_unix_ms: AtomicU64::new(0),
+            stats: Arc::default(),
+        })
     }
 }
 
@@ -86,6 +111,7 @@ impl OutletGauge {
         let tenants = lanes.iter().map(|lane| TenantDelivery {
             name: lane.name.clone(),
             queued_items: lane.queued_items.load(Ordering::Relaxed),
+            oldest_unix_ms: Some(lane.oldest_unix_ms.load(Ordering::Relaxed)).filter(|oldest| *oldest > 0),
             stats: lane.stats.clone(),
         });
         DestinationSnapshot {

@@ -16,6 +16,7 @@
 mod departed;
 mod drain;
 mod load;
+mod overdue;
 mod settle;
 
 use std::cmp::Reverse;
@@ -30,6 +31,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use smallvec::SmallVec;
 
+use super::board::{Gauges, OutletGauge};
 use super::breaker::Sent;
 use super::classify::{Failure, Fault};
 use super::desk::{Desk, DrainOrder, Order};
@@ -108,6 +110,7 @@ pub(super) struct Engine {
     handoff: Arc<Handoff>,
     desk: Arc<Desk>,
     outlets: Vec<Outlet>,
+    gauges: Gauges,
     by_name: HashMap<DestinationName, usize>,
     tenants: HashMap<TenantId, Tenant>,
     lanes: Lanes,
@@ -123,6 +126,11 @@ pub(super) struct Engine {
     dirty: Vec<u32>,
     done_records: usize,
     checkpoint_due: Option<Instant>,
+    /// When the age of what is queued is looked at.
+    sweep_due: Option<Instant>,
+    /// Lanes whose backlog may be too old, and the look that is under way.
+    overdue: VecDeque<u32>,
+    looks: FuturesUnordered<Pin<Box<dyn Future<Output = overdue::Looked>>>>,
     /// When the last one was, and how long after it the next may be.
     checkpointed: (Instant, Duration),
     gather_until: Option<Instant>,
@@ -145,16 +153,23 @@ struct Inbox {
     completions: Vec<Completion>,
     landed: Vec<Landed>,
     reads: Vec<ReadDone>,
+    looked: Vec<overdue::Looked>,
 }
 
 impl Engine {
-    pub(super) fn new(queue: Queue, handoff: Arc<Handoff>, desk: Arc<Desk>, outlets: Vec<Outlet>) -> Self {
+    pub(super) fn new(
+        queue: Queue,
+        handoff: Arc<Handoff>,
+        desk: Arc<Desk>,
+        (outlets, gauges): (Vec<Outlet>, Gauges),
+    ) -> Self {
         let by_name = outlets.iter().enumerate().map(|(index, outlet)| (outlet.gauge.name().clone(), index)).collect();
         Self {
             queue,
             handoff,
             desk,
             outlets,
+            gauges,
             by_name,
             tenants: HashMap::new(),
             lanes: Lanes::default(),
@@ -169,6 +184,9 @@ impl Engine {
             dirty: Vec::new(),
             done_records: 0,
             checkpoint_due: None,
+            sweep_due: None,
+            overdue: VecDeque::new(),
+            looks: FuturesUnordered::new(),
             checkpointed: (Instant::now(), CHECKPOINT_INTERVAL_FIRST),
             gather_until: None,
             alarms: BinaryHeap::new(),
@@ -210,7 +228,10 @@ impl Engine {
         while let Poll::Ready(Some(done)) = self.reads.poll_next_unpin(cx) {
             self.inbox.reads.push(done);
         }
-        ready |= !self.inbox.landed.is_empty() || !self.inbox.reads.is_empty();
+        while let Poll::Ready(Some(looked)) = self.looks.poll_next_unpin(cx) {
+            self.inbox.looked.push(looked);
+        }
+        ready |= !self.inbox.landed.is_empty() || !self.inbox.reads.is_empty() || !self.inbox.looked.is_empty();
         if self.gather_until.is_none_or(|until| until <= now) {
             self.gather_until = None;
             ready |= self.handoff.poll_take(cx, &mut self.inbox.arrivals).is_ready();
@@ -231,7 +252,7 @@ impl Engine {
         let cutoff = self.draining.as_ref().map(drain::cutoff);
         let probes =
             self.outlets.iter().filter_map(|outlet| outlet.breaker.until()).filter(|until| *until > self.now).min();
-        [rest, probes, self.volatiles.next_due(), self.checkpoint_due, self.gather_until, cutoff]
+        [rest, probes, self.volatiles.next_due(), self.checkpoint_due, self.next_sweep(), self.gather_until, cutoff]
             .into_iter()
             .flatten()
             .min()
@@ -251,6 +272,7 @@ impl Engine {
         inbox.completions.drain(..).for_each(|completion| self.complete(completion));
         inbox.landed.drain(..).for_each(|landed| self.land(landed));
         inbox.reads.drain(..).for_each(|done| self.take_read(done));
+        inbox.looked.drain(..).for_each(|looked| self.take_look(looked));
         self.take_arrivals(&mut inbox.arrivals);
         self.inbox = inbox;
     }
@@ -265,10 +287,12 @@ impl Engine {
         while let Some(id) = self.volatiles.pop_due(self.now) {
             self.spill(id);
         }
+        self.sweep_ages();
         for index in 0..self.outlets.len() {
             self.send_from(index);
         }
         self.start_reads();
+        self.look_for_overdue();
         if self.done_records >= CHECKPOINT_RECORDS || self.checkpoint_due.is_some_and(|due| due <= self.now) {
             self.checkpoint();
         }
@@ -311,6 +335,7 @@ impl Engine {
                     Landed { outlet: index, members, copied, sent, result }
                 }));
             }
+            Transport::Nowhere => unreachable!("it permits no request"),
             Transport::Sink(sink) => {
                 let deliveries = self.deliveries(&members);
                 self.flights.push(Box::pin(async move {
@@ -319,6 +344,15 @@ impl Engine {
                 }));
             }
         }
+    }
+
+    /// The place of what waits for a destination that is not configured.
+    fn open_nowhere(&mut self, name: DestinationName) -> usize {
+        let gauge = OutletGauge::new(name.clone());
+        self.gauges.add(gauge.clone());
+        self.outlets.push(Outlet::nowhere(gauge));
+        self.by_name.insert(name, self.outlets.len() - 1);
+        self.outlets.len() - 1
     }
 
     fn deliveries(&mut self, members: &[Member]) -> Vec<Delivery> {

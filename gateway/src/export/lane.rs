@@ -11,6 +11,8 @@
 //! ahead      arrived behind a gap that is to be read from the log first
 //! ```
 
+mod overdue;
+
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -64,6 +66,13 @@ pub(crate) struct Lane {
     pub(crate) listed_behind: bool,
     pub(crate) reading: bool,
     pub(crate) dirty: bool,
+    /// It waits for a look at the age of its backlog.
+    pub(crate) listed_overdue: bool,
+    max_age_ms: u64,
+    /// What was appended before is too old, as of the last look.
+    age_limit_unix_ms: u64,
+    /// The oldest record that waits, as far as is known.
+    oldest_unix_ms: Option<u64>,
     moved: bool,
     pub(crate) gauge: Arc<LaneGauge>,
     delivered_items: [u64; 3],
@@ -131,6 +140,10 @@ impl Lane {
             listed_behind: false,
             reading: false,
             dirty: false,
+            listed_overdue: false,
+            max_age_ms: u64::MAX,
+            age_limit_unix_ms: 0,
+            oldest_unix_ms: None,
             moved: false,
             gauge,
             delivered_items: state.map_or([0; 3], |state| state.delivered_items),
@@ -215,7 +228,7 @@ impl Lane {
             self.ahead_bytes -= payload.len();
             if !known {
                 let items = u32::try_from(first.items).unwrap_or(u32::MAX);
-                self.load(sequence, first.signal, items, payload);
+                self.load(sequence, (first.signal, items, first.received_unix_ms), payload);
             }
         }
         self.note_caught_up();
@@ -236,7 +249,7 @@ impl Lane {
             if !complete {
                 break;
             }
-            self.load(record.sequence, record.signal, record.items, record.payload);
+            self.load(record.sequence, (record.signal, record.items, record.received_unix_ms), record.payload);
         }
         if complete && self.may_load(through) {
             self.cursor.pass(through);
@@ -250,7 +263,7 @@ impl Lane {
             && self.spills.front().is_none_or(|(_, after)| sequence <= *after)
     }
 
-    fn load(&mut self, sequence: Sequence, signal: Signal, items: u32, payload: Bytes) {
+    fn load(&mut self, sequence: Sequence, (signal, items, appended_unix_ms): (Signal, u32, u64), payload: Bytes) {
         let open = self.cursor.load(sequence);
         if !open || !self.routed[signal.index()] {
             self.cursor.done(sequence);
@@ -260,7 +273,15 @@ impl Lane {
         }
         self.meter.add(payload.len());
         let key = Key::Logged(sequence);
-        self.ready[signal.index()].push_back(Record { key, signal, items, payload, piece: false, refused: None });
+        self.ready[signal.index()].push_back(Record {
+            key,
+            signal,
+            items,
+            appended_unix_ms,
+            payload,
+            piece: false,
+            refused: None,
+        });
     }
 
     /// A batch that is in no log.

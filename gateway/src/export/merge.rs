@@ -28,6 +28,8 @@ pub(crate) struct Record {
     pub(crate) key: Key,
     pub(crate) signal: Signal,
     pub(crate) items: u32,
+    /// On the log's clock; 0 for what is in no log.
+    pub(crate) appended_unix_ms: u64,
     pub(crate) payload: Bytes,
     /// One of several pieces of the record: the record is done when all of them are.
     pub(crate) piece: bool,
@@ -135,7 +137,15 @@ mod tests {
         let key = Key::Logged(Sequence(u64::from(lane)));
         Member {
             lane,
-            record: Record { key, signal: Signal::Traces, items: 1, payload, piece: false, refused: None },
+            record: Record {
+                key,
+                signal: Signal::Traces,
+                items: 1,
+                appended_unix_ms: 0,
+                payload,
+                piece: false,
+                refused: None,
+            },
             suspected: None,
         }
     }

@@ -56,6 +56,8 @@ impl Lanes {
 pub(crate) enum Transport {
     Network(Rc<Client>),
     Sink(Arc<Sink>),
+    /// A destination that is not configured any more: what waits for it stays until it expires.
+    Nowhere,
 }
 
 /// See the module.
@@ -113,9 +115,15 @@ impl Outlet {
     ) -> Self {
         // Stores are synced, so what waits during one makes the next one larger: more at once would only be smaller.
         let window = if destination.kind == DestinationKind::Sink { 1 } else { destination.window.max(1) };
+        let message_max = usize::try_from(destination.max_message_bytes).unwrap_or(usize::MAX);
+        let outlet = Self::with((transport, window), destination.retry, gauge, held_max);
+        Self { merge: destination.merge, message_max, ..outlet }
+    }
+
+    fn with((transport, window): (Transport, usize), retry: Retry, gauge: Arc<OutletGauge>, held_max: usize) -> Self {
         Self {
             transport,
-            retry: destination.retry,
+            retry,
             breaker: Breaker::default(),
             gauge,
             lanes: Vec::new(),
@@ -126,22 +134,34 @@ impl Outlet {
             held: Rc::default(),
             held_max,
             window,
-            merge: destination.merge,
-            message_max: usize::try_from(destination.max_message_bytes).unwrap_or(usize::MAX),
+            merge: false,
+            message_max: usize::MAX,
             learned: None,
             starved: false,
             probe: Probe::Memory,
         }
     }
 
+    /// A destination that nobody can send to.
+    pub(crate) fn nowhere(gauge: Arc<OutletGauge>) -> Self {
+        gauge.publish_state("broken");
+        gauge.publish_error("the destination is not configured");
+        let never = Retry { initial_interval: Duration::MAX, max_interval: Duration::MAX };
+        Self::with((Transport::Nowhere, 0), never, gauge, 0)
+    }
+
     /// Whether one more request may be sent now.
     pub(crate) fn permits(&self, now: Instant) -> bool {
-        self.breaker.permits(now, self.flying, self.window)
+        !self.is_nowhere() && self.breaker.permits(now, self.flying, self.window)
     }
 
     /// Whether it takes requests at all, as far as is known.
     pub(crate) fn takes(&self) -> bool {
-        self.breaker.until().is_none()
+        !self.is_nowhere() && self.breaker.until().is_none()
+    }
+
+    fn is_nowhere(&self) -> bool {
+        matches!(self.transport, Transport::Nowhere)
     }
 
     /// Whether a payload that has just arrived may stay in memory until it is sent.
@@ -255,6 +275,9 @@ impl Outlet {
     pub(crate) fn publish(&self) {
         self.gauge.in_flight.store(self.flying, Ordering::Relaxed);
         self.gauge.held_bytes.store(self.held.get(), Ordering::Relaxed);
+        if self.is_nowhere() {
+            return;
+        }
         let state = self.breaker.state();
         if self.gauge.publish_state(state) {
             let destination = self.gauge.name();

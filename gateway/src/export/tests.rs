@@ -5,6 +5,7 @@ mod departed;
 mod faults;
 mod memory;
 mod node;
+mod retention;
 mod transport;
 
 use std::collections::BTreeSet;

@@ -65,14 +65,14 @@ pub(crate) enum Outcome {
 }
 
 /// What export is told of a committed part.
-pub(crate) fn arrival(batch: Batch, (previous, sequence): (Sequence, Sequence)) -> Arrival {
+pub(crate) fn arrival(batch: Batch, (previous, sequence): (Sequence, Sequence), received_unix_ms: u64) -> Arrival {
     Arrival::Committed(Committed {
         tenant: batch.tenant,
         signal: batch.signal,
         sequence,
         previous,
         items: u64::from(batch.items),
-        received_unix_ms: batch.received_unix_ms,
+        received_unix_ms,
         payload: Some(batch.payload),
     })
 }

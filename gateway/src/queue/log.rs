@@ -110,14 +110,18 @@ impl<D: Disk> Log<D> {
         if !self.stats.is_poisoned() {
             self.appender.publish();
         }
-        self.tell(requests);
+        self.tell(requests, now_unix_ms);
         self.free();
         self.note_figures();
     }
 
     /// Makes everything durable and seals the open segment, so that the next start need not scan it.
-    pub(crate) fn close(&mut self) -> std::io::Result<()> {
-        self.step(&mut Vec::new(), true, 0);
+    pub(crate) fn close(&mut self, now_unix_ms: u64) -> std::io::Result<()> {
+        // A checkpoint of nothing: its time is what the next start's clock goes on from. Without room for it, that is a little less.
+        if self.appender.is_open() && !self.stats.is_poisoned() {
+            let _: Result<(), _> = self.stage_metadata(Kind::Cursors, TenantId(0), &[], (&[], now_unix_ms));
+        }
+        self.step(&mut Vec::new(), true, now_unix_ms);
         if self.stats.is_poisoned() {
             return Err(std::io::Error::other("the log is poisoned"));
         }
@@ -189,7 +193,7 @@ impl<D: Disk> Log<D> {
                 signal: batch.signal as u8,
                 tenant: batch.tenant,
                 items: batch.items,
-                received_unix_ms: batch.received_unix_ms,
+                received_unix_ms: group.1,
             };
             last = self.appender.stage(fields, &[], &batch.payload, Some(Source { request: number, part }));
             self.placed.push((self.tenants.advance(batch.tenant, last), last));
@@ -397,7 +401,7 @@ impl<D: Disk> Log<D> {
     }
 
     /// Tells everybody else, ends the guards, and hands what is committed over to export.
-    fn tell(&mut self, requests: &mut Vec<Request>) {
+    fn tell(&mut self, requests: &mut Vec<Request>, now_unix_ms: u64) {
         let poisoned = self.stats.is_poisoned();
         let mut placed = self.placed.iter();
         for (request, outcome) in requests.drain(..).zip(&self.outcomes) {
@@ -415,7 +419,7 @@ impl<D: Disk> Log<D> {
                 Request::Append(append) => {
                     if result.is_ok() && !poisoned {
                         let committed = append.parts.into_iter().zip(placed.by_ref());
-                        self.arrivals.extend(committed.map(|(batch, places)| arrival(batch, *places)));
+                        self.arrivals.extend(committed.map(|(batch, places)| arrival(batch, *places, now_unix_ms)));
                     }
                     self.mail.add(append.reply, result);
                 }

@@ -13,7 +13,7 @@ use super::disk::Disk;
 use super::footer::Entry;
 use super::index::{Index, Place, Wanted};
 use super::record::{HEADER_BYTES, Header, Kind, stride};
-use super::{Read, Stored};
+use super::{Overdue, Read, Stored};
 use crate::base::Signal;
 
 /// Records that lie close together are read at once, up to so many bytes.
@@ -44,6 +44,46 @@ pub(crate) fn read<D: Disk>(disk: &D, index: &Index<D>, damaged: &AtomicU64, mut
             }
         })?;
         left = left.saturating_sub(size.max(1));
+        out.through = place.through;
+        wanted.after = place.through;
+    }
+    Ok(out)
+}
+
+/// Records from `wanted.after` on that were appended before the limit, at most so many, by their headers alone.
+pub(crate) fn overdue<D: Disk>(
+    disk: &D,
+    index: &Index<D>,
+    damaged: &AtomicU64,
+    (mut wanted, limit_unix_ms, records_max): (Wanted, u64, usize),
+) -> io::Result<Overdue> {
+    let mut out = Overdue { records: Vec::new(), through: wanted.after, next_unix_ms: None };
+    while let Some(place) = index.find(disk, wanted)? {
+        for entry in &place.entries {
+            if out.records.len() >= records_max {
+                return Ok(out);
+            }
+            let header = match read_exact(disk, &place, entry.offset.into(), HEADER_BYTES as u64) {
+                Ok(bytes) => Header::decode(&bytes, place.key.seed().at(entry.offset.into())),
+                Err(error) if is_damage(&error) => None,
+                Err(error) => return Err(error),
+            };
+            match header.zip(entry.items()).filter(|(header, _)| header.sequence == entry.sequence) {
+                Some((header, _)) if header.received_unix_ms >= limit_unix_ms => {
+                    out.next_unix_ms = Some(header.received_unix_ms);
+                    return Ok(out);
+                }
+                Some((header, (signal, items))) => out.records.push(Stored {
+                    sequence: entry.sequence,
+                    signal,
+                    items,
+                    received_unix_ms: header.received_unix_ms,
+                    payload: Bytes::new(),
+                }),
+                None => drop(damaged.fetch_add(1, Ordering::Relaxed)),
+            }
+            out.through = entry.sequence;
+        }
         out.through = place.through;
         wanted.after = place.through;
     }

@@ -108,6 +108,7 @@ struct Facts {
     /// The latest one, with its position and the number that was next.
     roster: Option<(Sequence, u32, HashSet<TenantId>)>,
     highest: Sequence,
+    newest_unix_ms: u64,
     epoch: u32,
     tenants_next: u32,
 }
@@ -143,6 +144,7 @@ pub(crate) fn recover<D: Disk>(
     survey.spares.into_iter().for_each(|key| space.adopt(key));
     facts.note_saved(params.saved);
 
+    let newest_unix_ms = facts.newest_unix_ms;
     let epoch = facts.next_epoch();
     let strays = facts.strays();
     let tenants = facts.into_tenants(&index);
@@ -154,6 +156,7 @@ pub(crate) fn recover<D: Disk>(
         tenants: recovered,
         damaged_records: stats.damaged_records.load(Ordering::Relaxed),
         took: started.elapsed(),
+        newest_unix_ms,
         meta_rebuilt: false,
     };
     let mut log = Log::new(appender, tenants, (index, stats, handoff));
@@ -236,6 +239,7 @@ fn load_sealed<D: Disk>(disk: &D, key: SegmentKey, file: &Arc<D::File>, length: 
 impl Facts {
     fn note_header(&mut self, header: Option<SegmentHeader>) {
         if let Some(header) = header {
+            self.newest_unix_ms = self.newest_unix_ms.max(header.created_unix_ms);
             self.epoch = self.epoch.max(header.epoch);
             self.tenants_next = self.tenants_next.max(header.tenants_next);
         }
@@ -260,6 +264,7 @@ impl Facts {
     }
 
     fn note_record(&mut self, header: &Header, payload: &[u8]) {
+        self.newest_unix_ms = self.newest_unix_ms.max(header.received_unix_ms);
         match Kind::from_number(header.kind) {
             Some(Kind::Tenant) => {
                 let Some(record) = record::take_tenant(payload) else { return };

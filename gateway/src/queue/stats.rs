@@ -71,6 +71,7 @@ impl Stats {
             dead_letters_dropped: value(&self.dead_letters_dropped),
             poisoned: self.is_poisoned(),
             full: self.full.load(Ordering::Relaxed),
+            now_unix_ms: 0,
         }
     }
 }

@@ -6,9 +6,10 @@
 
 use std::io;
 use std::sync::{Condvar, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use super::AppendError;
+use super::clock::Clock;
 use super::disk::Disk;
 use super::group::Request;
 use super::log::Log;
@@ -117,7 +118,7 @@ impl Drop for PoisonOnPanic<'_> {
 }
 
 /// The thread's loop. Returns when the inbox is closed and everything is committed.
-pub(crate) fn run<D: Disk>(inbox: &Inbox, log: &mut Log<D>, meta: &MetaInbox) -> io::Result<()> {
+pub(crate) fn run<D: Disk>(inbox: &Inbox, log: &mut Log<D>, meta: &MetaInbox, clock: &Clock) -> io::Result<()> {
     let mut requests = Vec::new();
     loop {
         // First of all what the recovery had to rebuild.
@@ -125,15 +126,10 @@ pub(crate) fn run<D: Disk>(inbox: &Inbox, log: &mut Log<D>, meta: &MetaInbox) ->
             meta.put(update);
         }
         match inbox.take(&mut requests, log.is_unfinished()) {
-            Next::Commit => log.step(&mut requests, false, now_unix_ms()),
-            Next::SyncIdle => log.step(&mut requests, true, now_unix_ms()),
+            Next::Commit => log.step(&mut requests, false, clock.now_unix_ms()),
+            Next::SyncIdle => log.step(&mut requests, true, clock.now_unix_ms()),
             Next::End => break,
         }
     }
-    log.close()
-}
-
-fn now_unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    log.close(clock.now_unix_ms())
 }

@@ -123,6 +123,8 @@ fn every_name_carries_the_figure_of_its_snapshot() {
         ("otelcol_exporter_send_failed_metric_points_total", vec![("exporter", "backend")], 0.0),
         ("otelcol_exporter_queue_size", vec![("exporter", "backend")], 10.0),
         ("pillion_dead_letter_items_total", vec![("exporter", "archive"), ("signal", "logs")], 3.0),
+        ("pillion_lost_items_total", vec![("exporter", "archive"), ("signal", "logs"), ("reason", "expired")], 2.0),
+        ("pillion_oldest_undelivered_age_seconds", vec![("exporter", "backend")], 60.0),
         ("pillion_rejected_items_total", vec![("exporter", "archive"), ("signal", "traces")], 2.0),
         ("pillion_retried_items_total", vec![("exporter", "archive"), ("signal", "traces")], 4.0),
         ("pillion_balance_difference_items", vec![("exporter", "archive")], 0.0),

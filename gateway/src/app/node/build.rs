@@ -168,16 +168,18 @@ fn attach(
 pub(super) fn route_of(handle: &tenant::Handle, known: Option<&RecoveredTenant>) -> Route {
     let mut route = known.map_or_else(|| new_route(handle), route);
     route.destinations = handle.policy().destinations.clone();
+    route.max_age = handle.policy().queue.max_age;
     add_recovered(&handle.stats().recovered, &route);
     route
 }
 
 fn route(tenant: &RecoveredTenant) -> Route {
-    let TenantRecord { name, destinations, .. } = tenant.record.clone();
+    let TenantRecord { name, destinations, max_age, .. } = tenant.record.clone();
     Route {
         tenant: tenant.id,
         name,
         destinations,
+        max_age,
         cursors: tenant.cursors.clone(),
         last: tenant.last,
         pending_items: tenant.pending_items,
@@ -189,6 +191,7 @@ fn new_route(handle: &tenant::Handle) -> Route {
         tenant: handle.id(),
         name: handle.identity().name.clone(),
         destinations: Default::default(),
+        max_age: Default::default(),
         cursors: Vec::new(),
         last: Sequence::ZERO,
         pending_items: [0; 3],

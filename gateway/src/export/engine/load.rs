@@ -27,10 +27,14 @@ impl Engine {
         for name in names {
             match self.by_name.get(name).copied() {
                 Some(outlet) => self.attach_lane(&route, name, outlet),
-                None => tracing::error!(
-                    tenant = %route.name, destination = %name,
-                    "the tenant's data goes to a destination that is not configured: it stays queued"
-                ),
+                None => {
+                    tracing::error!(
+                        tenant = %route.name, destination = %name,
+                        "the tenant's data goes to a destination that is not configured: it stays queued until queue.max_age"
+                    );
+                    let outlet = self.open_nowhere(name.clone());
+                    self.attach_lane(&route, name, outlet);
+                }
             }
         }
         let tenant = self.tenants.entry(route.tenant).or_default();
@@ -41,9 +45,11 @@ impl Engine {
             let name = self.outlets[lane.outlet].gauge.name();
             lane.routed = std::array::from_fn(|signal| route.destinations[signal].contains(name));
             lane.tail = lane.tail.max(tail);
+            lane.set_max_age(route.max_age);
             lane.gauge.queued_items.fetch_add(early, std::sync::atomic::Ordering::Relaxed);
             self.list_behind(number);
         }
+        self.watch_ages();
     }
 
     fn attach_lane(&mut self, route: &Route, name: &DestinationName, outlet: usize) {
@@ -83,6 +89,7 @@ impl Engine {
     }
 
     fn take_committed(&mut self, committed: &Committed) {
+        self.watch_ages();
         let tenant = self.tenants.entry(committed.tenant).or_default();
         tenant.tail = tenant.tail.max(committed.sequence);
         if tenant.lanes.is_empty() {
@@ -130,6 +137,7 @@ impl Engine {
                     key: Key::Volatile(id),
                     signal,
                     items,
+                    appended_unix_ms: 0,
                     payload: payload.clone(),
                     piece: false,
                     refused: None,

@@ -102,3 +102,43 @@ fn what_waits_behind_a_gap_does_not_keep_it_from_being_read() {
     assert_eq!(deliver_all(&mut lane).len(), 2);
     assert_eq!((lane.held_bytes(), lane.acknowledged()), (0, Sequence(2)));
 }
+
+/// Scenario: records of different ages are in memory, one of them in flight and one under suspicion, and more are in the log;
+/// time passes, step by step.
+/// Guarantees: exactly those that are too old are passed and counted, what is in flight is left to its answer, and the
+/// cursor follows; the log is looked at only when nothing is in memory and its oldest is due.
+#[test]
+fn what_is_too_old_is_passed_and_counted() {
+    let aged = |numbers: std::ops::RangeInclusive<u64>| -> Vec<Stored> {
+        stored(numbers)
+            .into_iter()
+            .map(|record| Stored { received_unix_ms: record.sequence.0 * 100, ..record })
+            .collect()
+    };
+    let lost = |lane: &Lane| crate::base::stats::total(&lane.gauge.stats.lost[0]);
+    let mut lane = lane([true; 3]);
+    lane.set_max_age(std::time::Duration::from_secs(1));
+    lane.tail = Sequence(9);
+    lane.gauge.queued_items.store(9, Ordering::Relaxed);
+    lane.take_read(Sequence::ZERO, aged(1..=6), Sequence(6));
+    let flying = lane.take(0).expect("the first");
+    let mut suspect = lane.take(0).expect("the second");
+    suspect.refused = Some(0);
+    lane.put_back(suspect);
+
+    assert!(!lane.expire(1_100), "the first is as old as it may be");
+    assert!(lane.expire(1_401));
+    assert_eq!((lost(&lane), lane.acknowledged()), (3, Sequence::ZERO));
+    assert!(!lane.is_overdue_look_due(), "younger ones are in memory");
+    lane.delivered(&flying);
+    assert_eq!(lane.acknowledged(), Sequence(4));
+
+    assert!(lane.expire(1_701) && lane.is_overdue_look_due());
+    let found = aged(7..=8).into_iter().map(|record| Stored { payload: Bytes::new(), ..record }).collect();
+    let overdue = crate::queue::Overdue { records: found, through: Sequence(8), next_unix_ms: Some(900) };
+    lane.take_overdue(Sequence(6), overdue);
+    assert_eq!((lost(&lane), lane.acknowledged(), lane.held_bytes()), (7, Sequence(8), 0));
+    assert_eq!(lane.gauge.queued_items.load(Ordering::Relaxed), 1);
+    assert!(!lane.expire(1_900) && !lane.is_overdue_look_due());
+    assert!(!lane.expire(1_901) && lane.is_overdue_look_due());
+}

@@ -16,6 +16,9 @@ use crate::export::{Deps, DestinationSnapshot, DrainReport, Exporter, Route};
 use crate::queue::{Append, Completion, Config, Queue, Recovery, Reply, TenantRecord};
 use crate::sink::Sink;
 
+/// Of every tenant.
+pub(crate) const MAX_AGE: Duration = Duration::from_secs(3_600);
+
 /// Longer than any test takes.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -92,6 +95,7 @@ impl Node {
                 tenant: tenant.id,
                 name: tenant.record.name.clone(),
                 destinations: tenant.record.destinations.clone(),
+                max_age: tenant.record.max_age,
                 cursors: tenant.cursors.clone(),
                 last: tenant.last,
                 pending_items: tenant.pending_items,
@@ -107,7 +111,8 @@ impl Node {
         let tenant = self.queue.register(&self.record(&name.to_string())).expect("registered");
         if self.recovery.tenants.iter().all(|known| known.id != tenant) {
             let (cursors, last, pending_items) = (Vec::new(), Default::default(), [0; 3]);
-            self.exporter.attach(Route { tenant, name, destinations, cursors, last, pending_items });
+            let max_age = MAX_AGE;
+            self.exporter.attach(Route { tenant, name, destinations, max_age, cursors, last, pending_items });
         }
         tenant
     }
@@ -118,7 +123,7 @@ impl Node {
             name: TenantName::parse(name).expect("a name"),
             pod_uid: None,
             destinations: [self.names.clone(), self.names.clone(), self.names.clone()],
-            max_age: Duration::from_secs(3_600),
+            max_age: MAX_AGE,
         }
     }
 
@@ -169,7 +174,7 @@ impl Node {
 
     /// Bytes in memory for all destinations.
     pub(crate) fn held_bytes(&self) -> usize {
-        self.exporter.gauges.iter().map(|gauge| gauge.held_bytes.load(std::sync::atomic::Ordering::Relaxed)).sum()
+        self.exporter.gauges.all().iter().map(|gauge| gauge.held_bytes.load(std::sync::atomic::Ordering::Relaxed)).sum()
     }
 
     /// Ends export and queue.

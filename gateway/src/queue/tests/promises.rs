@@ -368,3 +368,41 @@ fn what_can_never_be_stored_is_refused() {
     assert_eq!(world.append(tenant, true, &[10, SEGMENT_BYTES as usize]), Err(AppendError::TooLarge));
     assert_eq!(world.disk.counts().1, before.1, "no write");
 }
+
+/// Scenario: records of three times, in a sealed segment and in the open one; the header of one is damaged.
+/// Guarantees: a look finds those that are older than its limit, in order, and no further; it says when the first younger one
+/// was appended, passes what is damaged, and stops at its number of records.
+#[test]
+fn a_look_finds_what_is_too_old_and_no_more() {
+    let (mut world, tenant) = world();
+    for time in [100, 200] {
+        world.now = time;
+        for _ in 0..4 {
+            world.append(tenant, true, &[10]).expect("there is room");
+        }
+    }
+    let (name, at) = (newest(&world).0, offset_of(&world, 1));
+    world.restart(Crash::Clean, false);
+    world.disk.flip_bit(&name, (at + 9) * 8);
+    world.now = 300;
+    world.append(tenant, true, &[10]).expect("there is room");
+    let look = |limit, records_max| {
+        let wanted = Wanted { tenant, after: Sequence::ZERO, bytes_max: 50 };
+        let damaged = &world.stats.damaged_records;
+        crate::queue::reader::overdue(&*world.disk, &world.index, damaged, (wanted, limit, records_max))
+            .expect("it reads")
+    };
+    let counted = |limit, records_max| {
+        let overdue = look(limit, records_max);
+        (
+            overdue.records.len(),
+            overdue.records.last().map(|record| record.sequence) == Some(overdue.through),
+            overdue.next_unix_ms,
+        )
+    };
+    assert_eq!(counted(100, 9), (0, false, Some(100)));
+    assert_eq!(counted(101, 9), (3, true, Some(200)));
+    assert_eq!(counted(300, 9), (7, true, Some(300)));
+    assert_eq!(counted(301, 9), (8, true, None));
+    assert_eq!(counted(301, 2), (2, true, None));
+}

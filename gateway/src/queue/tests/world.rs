@@ -81,6 +81,8 @@ pub(super) struct World {
     last_handed: BTreeMap<TenantId, Sequence>,
     registrations: u64,
     sync_all: bool,
+    /// On the log's clock.
+    pub(super) now: u64,
     /// Tenants that were told to go, and those of them that the log has forgotten: durably or not yet.
     pub(super) leaving: BTreeSet<TenantId>,
     going: BTreeMap<TenantId, bool>,
@@ -170,6 +172,7 @@ impl World {
             last_handed: BTreeMap::new(),
             registrations: 0,
             sync_all: false,
+            now: 5,
             leaving: BTreeSet::new(),
             going: BTreeMap::new(),
             gone: BTreeSet::new(),
@@ -330,7 +333,7 @@ impl World {
         let sync_all = self.rng.u8(0..20) == 0 || std::mem::take(&mut self.sync_all);
         let leaving = self.log.tenants.iter().filter(|(id, _)| self.leaving.contains(id));
         let before = leaving.map(|(id, tenant)| (id, tenant.cursors.values().cloned().collect())).collect();
-        self.log.step(&mut requests, sync_all, 5);
+        self.log.step(&mut requests, sync_all, self.now);
         let poisoned = self.stats.is_poisoned();
         let completions = posted(mailbox);
         assert_eq!(completions.len(), synced.len(), "every append is answered, and only once");
@@ -418,7 +421,7 @@ impl World {
                     self.sync_all = true;
                     self.step(Vec::new());
                 }
-                self.log.close().expect("a healthy log closes");
+                self.log.close(self.now).expect("a healthy log closes");
                 self.disk.kill();
             }
             Crash::Kill => self.disk.kill(),
