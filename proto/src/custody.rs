@@ -27,7 +27,8 @@
 //! ```
 //!
 //! **Order**: HELLO is answered by WELCOME or REFUSED. Then the gateway lists what it holds, ended by READY; then the driver
-//! lists every volume, ended by READY; from there on it tells what changes. After any reconnect the whole state is told
+//! lists every volume, in the order in which they were published (of two pods of one name, one of them deleted by force, the
+//! later told is the newer one), ended by READY; from there on it tells what changes. After any reconnect the whole state is told
 //! again. A socket that arrives twice is recognised by SO_COOKIE, and the second copy closed; one with another cookie than
 //! the one before replaces it: the driver has bound anew because nobody held the old one.
 //!

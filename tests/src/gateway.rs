@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -12,6 +13,9 @@ use crate::lines::Lines;
 
 /// What the worker logs when it serves.
 const READY: &str = "pillion is serving";
+
+/// A figure that is not as it should be after this long is wrong.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The process, and what a test wants of it. Killed when dropped.
 #[derive(Debug)]
@@ -26,8 +30,15 @@ impl Gateway {
     ///
     /// In `config`, `DIR` and `ADMIN` stand for the directory and for a free address of the admin server.
     pub fn start(node: &str, dir: &Path, config: &str) -> Self {
+        let gateway = Self::spawn(node, dir, "pillion.yaml", config);
+        gateway.log.wait_for(READY);
+        gateway
+    }
+
+    /// The same with a file of that name, and without waiting for anything.
+    pub fn spawn(node: &str, dir: &Path, file: &str, config: &str) -> Self {
         let admin = free_address();
-        let path = dir.join("pillion.yaml");
+        let path = dir.join(file);
         let text = config.replace("DIR", &dir.display().to_string()).replace("ADMIN", &admin.to_string());
         fs::write(&path, text).expect("the test's directory is writable");
         Self::run(Command::new(node).arg("run").arg("--config").arg(path), admin)
@@ -39,7 +50,9 @@ impl Gateway {
         let text = fs::read_to_string(&path).expect("it was started before");
         let admin = text.lines().find_map(|line| line.trim().strip_prefix("admin: ")).expect("a line of its own");
         let admin = admin.parse().expect("an address");
-        Self::run(Command::new(node).arg("run").arg("--config").arg(path), admin)
+        let gateway = Self::run(Command::new(node).arg("run").arg("--config").arg(path), admin);
+        gateway.log.wait_for(READY);
+        gateway
     }
 
     fn run(command: &mut Command, admin: SocketAddr) -> Self {
@@ -50,7 +63,6 @@ impl Gateway {
             .spawn()
             .expect("the command under test starts");
         let log = Lines::of(child.stderr.take().expect("piped"));
-        log.wait_for(READY);
         Self { child, log, admin }
     }
 
@@ -80,6 +92,32 @@ impl Gateway {
     pub fn kill_worker(&self) {
         kill(self.worker(), Signal::KILL);
         self.log.wait_for(READY);
+    }
+
+    /// A figure of /metrics without labels.
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        let (_, body) = self.get("/metrics");
+        let line = body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.and_then(|value| value.parse().ok())
+    }
+
+    /// Asks until a figure of /metrics is as it should be.
+    ///
+    /// # Panics
+    /// When it never is.
+    pub fn wait_for_metric(&self, name: &str, is: impl Fn(f64) -> bool) {
+        self.wait_for(name, |gateway| gateway.metric(name).is_some_and(&is));
+    }
+
+    /// Asks until something is so; each question costs the gateway an answer, which is what paces them.
+    ///
+    /// # Panics
+    /// When it never is.
+    pub fn wait_for(&self, what: &str, is: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !is(self) {
+            assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}\n{}", self.explain());
+        }
     }
 
     /// kill -9 of the supervisor, and with it of the worker.

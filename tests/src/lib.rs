@@ -5,10 +5,12 @@
 //! - [`station`] is a gateway between two sinks, and [`compare`] tells whether what arrived is what was sent.
 //! - [`attack`] is what a hostile process of the same user does.
 //! - [`kubelet`] calls a CSI driver as the kubelet does; [`csi`] runs one, and stands in for the gateway behind it.
+//! - [`cluster`] is a node of a cluster without the cluster: driver, gateway, kubelet, pods, a sink.
 //! - [`e2e`] is the suite for a real cluster, with its own programs.
 //! - [`lines`] waits for a line of a process instead of for a length of time.
 
 pub mod attack;
+pub mod cluster;
 pub mod compare;
 pub mod csi;
 pub mod e2e;

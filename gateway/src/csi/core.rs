@@ -21,12 +21,16 @@ use super::target::Uid;
 pub(super) struct Core {
     volumes: BTreeMap<Uid, Volume>,
     phase: Phase,
+    /// Volumes there ever were.
+    ever: u64,
 }
 
 #[derive(Debug, Default)]
 struct Volume {
     /// Whether it is known whose it is. Without that nothing is told of it.
     identified: bool,
+    /// Rises from volume to volume: they are told in this order, so that of two pods of one name the newer comes last.
+    age: u64,
     ctl: Socket,
     otlp: Socket,
 }
@@ -108,7 +112,7 @@ impl Core {
     pub(super) fn step(&mut self, event: Event) -> Vec<Effect> {
         match event {
             Event::Found(uid) => {
-                self.volumes.entry(uid.clone()).or_default();
+                self.volume(&uid);
                 Kind::ALL.map(|kind| Effect::Secure(uid.clone(), kind)).into()
             }
             Event::Published(uid) => self.published(uid),
@@ -139,8 +143,10 @@ impl Core {
             }
             Event::Secured if self.phase == Phase::Listing => {
                 self.phase = Phase::Serving;
-                let uids: Vec<Uid> = self.volumes.keys().cloned().collect();
-                let mut effects: Vec<Effect> = uids.iter().flat_map(|uid| self.tell(uid)).collect();
+                let mut uids: Vec<(u64, Uid)> =
+                    self.volumes.iter().map(|(uid, volume)| (volume.age, uid.clone())).collect();
+                uids.sort_unstable_by_key(|(age, _)| *age);
+                let mut effects: Vec<Effect> = uids.iter().flat_map(|(_, uid)| self.tell(uid)).collect();
                 effects.push(Effect::Tell(Tell::Ready));
                 effects
             }
@@ -161,7 +167,7 @@ impl Core {
 
     /// Both sockets are looked at again, also those in hand: somebody may have removed a name.
     fn published(&mut self, uid: Uid) -> Vec<Effect> {
-        self.volumes.entry(uid.clone()).or_default().identified = true;
+        self.volume(&uid).identified = true;
         let mut effects: Vec<Effect> = Kind::ALL.map(|kind| Effect::Secure(uid.clone(), kind)).into();
         effects.extend(self.tell(&uid));
         effects
@@ -207,6 +213,15 @@ impl Core {
             volume.ctl.told = false;
             volume.otlp.told = false;
         }
+    }
+
+    /// A volume, which is the newest one if it was not known.
+    fn volume(&mut self, uid: &Uid) -> &mut Volume {
+        let ever = &mut self.ever;
+        self.volumes.entry(uid.clone()).or_insert_with(|| {
+            *ever += 1;
+            Volume { age: *ever, ..Volume::default() }
+        })
     }
 
     fn socket(&mut self, uid: &Uid, kind: Kind) -> Option<&mut Socket> {

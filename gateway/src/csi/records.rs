@@ -67,23 +67,26 @@ impl Records {
         Ok(Self { dir: dir.to_owned() })
     }
 
-    /// All that can be read, at most [`VOLUMES_MAX`]. What cannot is told in the log and left alone: the kubelet's next
+    /// All that can be read, in the order in which they were published, at most [`VOLUMES_MAX`]. What cannot is told in the log and left alone: the kubelet's next
     /// publish writes it again.
     pub(super) fn load(&self) -> io::Result<Vec<(Target, Record)>> {
         let mut records = Vec::new();
         for entry in fs::read_dir(&self.dir)? {
-            let name = entry?.file_name();
+            let entry = entry?;
+            let name = entry.file_name();
             let Some(uid) = name.to_str().and_then(|name| name.strip_suffix(".json")) else { continue };
             if records.len() >= VOLUMES_MAX {
                 tracing::error!(limit = VOLUMES_MAX, "more records than volumes can be served: the rest is left alone");
                 break;
             }
             match self.read(uid) {
-                Ok(record) => records.push(record),
+                // The file is written once, when the pod is published.
+                Ok(record) => records.push((entry.metadata()?.modified()?, record)),
                 Err(error) => tracing::warn!(uid, %error, "cannot read a volume's record: it waits for the kubelet"),
             }
         }
-        Ok(records)
+        records.sort_by_key(|(published, _)| *published);
+        Ok(records.into_iter().map(|(_, record)| record).collect())
     }
 
     /// Replaces the volume's record in one step.

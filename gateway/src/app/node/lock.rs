@@ -48,8 +48,8 @@ async fn wait(dir: PathBuf, stage: Arc<Stage>) -> Result<DirectoryLock, OpenErro
 fn occupied(dir: &Path, stage: &Stage) {
     let words =
         format!("standby: another gateway has the data directory {}; this one takes over when it ends", dir.display());
-    tracing::info!("{words}");
     stage.standby(&words);
+    tracing::info!("{words}");
 }
 
 fn is_not_prepared(error: &OpenError) -> bool {
