@@ -44,7 +44,7 @@ struct Socket {
 
 /// How far the conversation with the gateway has come.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Phase {
+enum Phase {
     /// There is no gateway.
     #[default]
     Alone,
@@ -163,6 +163,11 @@ impl Core {
     /// Whether a socket of some volume is in nobody's hand, or in somebody else's: look again soon.
     pub(super) fn is_missing_any(&self) -> bool {
         self.volumes.values().any(|volume| !(volume.ctl.in_hand && volume.otlp.in_hand))
+    }
+
+    /// Whether a gateway has returned all that it holds, and been told of all that is in hand.
+    pub(super) fn is_serving(&self) -> bool {
+        self.phase == Phase::Serving
     }
 
     /// Both sockets are looked at again, also those in hand: somebody may have removed a name.

@@ -33,6 +33,9 @@ use custody::Custody;
 /// Between looks at sockets that somebody else holds, or that could not be bound.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
+/// A gateway of a rollout ends within seconds.
+const STRANDED_MAX: Duration = Duration::from_secs(30);
+
 /// Between looks for volumes whose end nobody has told.
 const COLLECT: Duration = Duration::from_secs(60);
 
@@ -50,6 +53,12 @@ pub(super) struct Driver {
     collect_at: Instant,
     /// Why sockets could not be secured, since somebody last asked.
     failures: Vec<String>,
+    /// What was logged of them last: they are met again every second.
+    failures_logged: Vec<String>,
+    /// Sockets that somebody else holds, at the last look.
+    held_elsewhere: usize,
+    /// Since when the gateway that serves is not the one that holds them, and whether that was logged.
+    stranded: Option<(Instant, bool)>,
 }
 
 #[derive(Debug)]
@@ -84,6 +93,9 @@ impl Driver {
             look_at: now,
             collect_at: now,
             failures: Vec::new(),
+            failures_logged: Vec::new(),
+            held_elsewhere: 0,
+            stranded: None,
             config: config.clone(),
         })
     }
@@ -138,14 +150,15 @@ impl Driver {
 
     async fn next(&mut self, stop: std::pin::Pin<&mut impl Future<Output = &'static str>>) -> Input {
         let wake = self.deadline();
-        let Custody { listener, packets, session, .. } = &mut self.custody;
+        let Custody { listener, accept_at, packets, session, .. } = &mut self.custody;
+        let listener = listener.as_ref().filter(|_| accept_at.is_none());
         let writer = session.as_ref().filter(|session| session.outbox.wants_writable()).map(|session| &session.socket);
         tokio::select! {
             biased;
             reason = stop => Input::Stop(reason),
             Some(call) = self.calls.recv() => Input::Call(call),
             Some((connection, packet)) = packets.recv() => Input::Packet { connection, packet },
-            arrived = custody::accept(listener.as_ref()) => Input::Arrived(arrived),
+            arrived = custody::accept(listener) => Input::Arrived(arrived),
             () = session::writable(writer) => Input::Writable,
             () = tokio::time::sleep_until(wake.into()) => Input::Tick,
         }
@@ -154,7 +167,7 @@ impl Driver {
     fn deadline(&self) -> Instant {
         let outbox = self.custody.session.as_ref().and_then(|session| session.outbox.deadline());
         let look = self.core.is_missing_any().then_some(self.look_at);
-        let others = [outbox, look, self.custody.listen_at()];
+        let others = [outbox, look, self.custody.listen_at(), self.custody.accept_at];
         others.into_iter().flatten().fold(self.collect_at, Instant::min)
     }
 
@@ -162,10 +175,13 @@ impl Driver {
         if self.custody.listen_at().is_some_and(|at| at <= now) {
             self.listen(now);
         }
+        self.custody.accept_at = self.custody.accept_at.filter(|at| *at > now);
         if self.look_at <= now && self.core.is_missing_any() {
             self.look_at = now + LOOK_AGAIN;
+            self.held_elsewhere = 0;
             self.step(Event::Tick);
-            self.failures.clear();
+            self.log_failures();
+            self.log_stranded(now);
         }
         if self.collect_at <= now {
             self.collect_at = now + COLLECT;
@@ -306,13 +322,16 @@ impl Driver {
                         tracing::info!(%uid, socket = kind.as_str(), "bound a socket");
                         self.step(Event::Bound(uid, kind));
                     }
-                    Ok(Secured::Held) => {}
+                    Ok(Secured::Held) => self.held_elsewhere += 1,
                     Err(error) => self.failures.push(format!("cannot bind {} of pod {uid}: {error}", kind.as_str())),
                 }
             }
             Effect::Adopt(uid, kind) => {
                 if let Some(socket) = self.custody.returned.take() {
                     self.hands.adopt(&uid, kind, socket);
+                    if let Some(session) = &mut self.custody.session {
+                        session.adopted += 1;
+                    }
                 }
             }
             Effect::Discard => self.custody.returned = None,
@@ -323,8 +342,27 @@ impl Driver {
     }
 
     fn log_failures(&mut self) {
-        for failure in self.failures.drain(..) {
+        let failures = std::mem::take(&mut self.failures);
+        for failure in failures.iter().filter(|failure| !self.failures_logged.contains(failure)) {
             tracing::warn!("{failure}");
         }
+        self.failures_logged = failures;
+    }
+
+    fn log_stranded(&mut self, now: Instant) {
+        let sockets = if self.core.is_serving() { self.held_elsewhere } else { 0 };
+        self.stranded = match self.stranded {
+            _ if sockets == 0 => None,
+            None => Some((now, false)),
+            Some((since, false)) if now >= since + STRANDED_MAX => {
+                tracing::error!(
+                    sockets,
+                    "pods are not served: a process that is not the gateway holds their sockets, most likely an older gateway \
+                     that has not ended; end it"
+                );
+                Some((since, true))
+            }
+            same => same,
+        };
     }
 }

@@ -29,6 +29,9 @@ const NEWCOMERS_MAX: usize = 4;
 /// Packets read ahead.
 const PACKETS_MAX: usize = 64;
 
+/// After an accept that failed (no file descriptors left, most likely).
+const ACCEPT_AGAIN: Duration = Duration::from_millis(500);
+
 /// After the data directory could not be prepared, or the socket not be made.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 
@@ -38,6 +41,8 @@ pub(super) struct Custody {
     pub(super) listener: Option<AsyncFd<OwnedFd>>,
     name: Option<OwnName>,
     listen_at: Instant,
+    /// Until when nothing is accepted.
+    pub(super) accept_at: Option<Instant>,
     /// Why it does not listen, as it was logged last.
     trouble: Option<String>,
     newcomers: Vec<Connection>,
@@ -64,6 +69,8 @@ pub(super) struct Session {
     connection: Connection,
     pub(super) socket: Socket,
     pub(super) outbox: Outbox,
+    /// Sockets that it returned and that nobody else had.
+    pub(super) adopted: usize,
 }
 
 impl Drop for Connection {
@@ -79,6 +86,7 @@ impl Custody {
             listener: None,
             name: None,
             listen_at: now,
+            accept_at: None,
             trouble: None,
             newcomers: Vec::new(),
             session: None,
@@ -167,6 +175,9 @@ impl Driver {
     }
 
     pub(super) fn arrived(&mut self, arrived: io::Result<OwnedFd>) {
+        if arrived.is_err() {
+            self.custody.accept_at = Some(Instant::now() + ACCEPT_AGAIN);
+        }
         let connected = arrived.and_then(|socket| {
             let peer = rustix::net::sockopt::socket_peercred(&socket)?.uid.as_raw();
             if ![0, self.config.gateway_id, rustix::process::geteuid().as_raw()].contains(&peer) {
@@ -235,7 +246,7 @@ impl Driver {
             "a gateway has proved that it holds the data directory"
         );
         let socket = Socket::clone(&newcomer.socket);
-        self.custody.session = Some(Session { connection: newcomer, socket, outbox: Outbox::default() });
+        self.custody.session = Some(Session { connection: newcomer, socket, outbox: Outbox::default(), adopted: 0 });
         self.step(Event::Greeted);
     }
 
@@ -244,6 +255,8 @@ impl Driver {
             Ok(Some(ToDriver::Return)) => self.take_back(packet.fd),
             Ok(Some(ToDriver::Ready)) => {
                 self.step(Event::GatewayReady);
+                let adopted = self.custody.session.as_ref().map_or(0, |session| session.adopted);
+                tracing::info!(volumes = self.volumes.len(), adopted, "handing the pods' sockets to the gateway");
                 self.log_failures();
             }
             Ok(Some(ToDriver::Attached { uid, error: None })) => tracing::info!(uid, "the gateway serves a pod"),
