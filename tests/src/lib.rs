@@ -8,6 +8,7 @@
 //! - [`cluster`] is a node of a cluster without the cluster: driver, gateway, kubelet, pods, a sink.
 //! - [`e2e`] is the suite for a real cluster, with its own programs.
 //! - [`lines`] waits for a line of a process instead of for a length of time.
+//! - [`pods`] makes pods by chance, for what decides about pods.
 
 pub mod attack;
 pub mod cluster;
@@ -18,4 +19,5 @@ pub mod gateway;
 pub mod kubelet;
 pub mod lines;
 pub mod pod;
+pub mod pods;
 pub mod station;

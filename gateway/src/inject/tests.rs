@@ -297,3 +297,22 @@ fn what_is_no_pod_does_no_harm() {
         }
     }
 }
+
+/// Scenario: the admission policy as text, beside the function.
+/// Guarantees: each reason that a pod is told stands in it word by word, and it injects the image of this release. (What it decides
+/// is compared on an API server, by `pillion-golden`.)
+#[test]
+fn the_policy_has_the_same_words() {
+    let policy = include_str!("../../../deploy/yaml/50-inject.yaml").replace("\\'", "'");
+    for reason in Reason::all().iter().filter(|reason| reason.is_noted()) {
+        let words = format!("'{}: {}'", reason.code(), reason.words());
+        assert!(policy.contains(&words), "{words}");
+    }
+    for text in [&Defaults::default().image, INJECT, GRPC_PORT, HTTP_PORT, STATUS, CONTAINER, VOLUME, DRIVER] {
+        assert!(policy.contains(text), "{text}");
+    }
+    let readme = include_str!("../../../deploy/README.md");
+    for reason in Reason::all().iter().filter(|reason| reason.is_noted()) {
+        assert!(readme.contains(&format!("| `{}` |", reason.code())), "deploy/README.md: {}", reason.code());
+    }
+}

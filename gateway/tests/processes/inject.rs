@@ -2,6 +2,9 @@
 
 use std::fs;
 
+use pillion_gateway::config::Config;
+use pillion_gateway::inject::manifest;
+
 use crate::process::run;
 
 const SHOP: &str = include_str!("../../src/inject/manifest/testdata/shop.yaml");
@@ -52,4 +55,27 @@ fn after_a_mistake_nothing_is_printed() {
     assert_eq!(code, Some(1));
     assert!(stderr.starts_with("error: missing.yaml: ") && stderr.contains("with -f"), "{stderr}");
     assert_eq!(run(dir.path(), &["inject"]), (Some(0), String::new(), String::new()));
+}
+
+/// Scenario: the manifests of deploy/yaml as `pillion inject` and the gateway read them.
+/// Guarantees: the configuration in the ConfigMap is valid; nothing of Pillion's own is ever injected.
+#[test]
+fn the_manifests_are_what_the_gateway_understands() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/yaml");
+    let config = fs::read_to_string(folder.join("20-config.yaml")).expect("it is in the repository");
+    let map = manifest::to_json(&config).expect("valid YAML");
+    let text = map["data"]["pillion.yaml"].as_str().expect("the configuration");
+    let environment = |name: &str| (name == "NODE_NAME").then(|| "node-7".to_owned());
+    let parsed = Config::parse(text, "pillion.yaml", &environment).expect("valid");
+    assert_eq!((parsed.node.name.as_deref(), parsed.destinations.len()), (Some("node-7"), 1));
+
+    let dir = tempfile::tempdir().expect("writable");
+    for name in ["30-csi.yaml", "40-gateway.yaml"] {
+        let path = folder.join(name);
+        let labels = "pillion.dev/inject=enabled";
+        let (code, stdout, stderr) =
+            run(dir.path(), &["inject", "--namespace-labels", labels, "-f", path.to_str().expect("UTF-8")]);
+        assert_eq!((code, stdout), (Some(0), fs::read_to_string(&path).expect("it is in the repository")));
+        assert!(stderr.contains("pods of this namespace are left alone"), "{stderr}");
+    }
 }
