@@ -138,6 +138,7 @@ fn queue(scenario: &Scenario, dir: &Path) -> Measured {
         data_dir: dir.to_owned(),
         disk_bytes_max: 16 * SEGMENT_BYTES,
         segment_bytes: SEGMENT_BYTES,
+        min_free: pillion_gateway::queue::MinFree::Bytes(0),
         inbox_bytes_max: 64 << 20,
     };
     let (queue, _) = Queue::open(config, handoff.clone()).expect("it opens");
@@ -146,7 +147,8 @@ fn queue(scenario: &Scenario, dir: &Path) -> Measured {
         .map(|number| {
             let name = TenantName::parse(&format!("bench/t{number}")).expect("a valid name");
             let destinations = [vec![destination.clone()], Vec::new(), Vec::new()];
-            let record = TenantRecord { name, pod_uid: None, destinations, max_age: Duration::from_secs(3600) };
+            let disk = pillion_gateway::base::ledger::MemoryLimit { guarantee: 32 << 20, ceiling: u64::MAX };
+            let record = TenantRecord { name, pod_uid: None, destinations, max_age: Duration::from_secs(3600), disk };
             queue.register(&record).expect("there is room")
         })
         .collect();

@@ -7,6 +7,7 @@
 //! - `format`, `record`, `footer`: the bytes on disk, with their pseudo-structs.
 //! - `log`: the writer's core, step by step, over a `group` of requests; `appender` and `space` put records and files where they belong.
 //! - `tenants`: who is known, how far each cursor is, and what that makes done.
+//! - `budget`: what a tenant's undelivered records take, and may take.
 //! - `index`, `reader`, `scan`: finding records again, by the index or in spite of damage.
 //! - `recovery`: from files to a log.
 //! - `writer`, `directory`, `meta`: threads, lock and sled around it.
@@ -14,6 +15,7 @@
 //! - `disk`: the filesystem, real and simulated.
 
 mod appender;
+mod budget;
 mod clock;
 mod directory;
 mod disk;
@@ -45,6 +47,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::base::handoff::Handoff;
+use crate::base::ledger::MemoryLimit;
 use crate::base::mailbox::Mailbox;
 use crate::base::{Batch, DestinationName, Sequence, Signal, TenantId, TenantName};
 
@@ -73,6 +76,27 @@ pub struct Config {
     pub segment_bytes: u64,
     /// Bytes of appended payload that may wait for the writer.
     pub inbox_bytes_max: usize,
+    /// Of the filesystem: with less, data is refused, so that the queue never takes a node's last space.
+    pub min_free: MinFree,
+}
+
+/// Free space that a filesystem must have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MinFree {
+    /// Of its size.
+    Percent(u8),
+    /// In bytes.
+    Bytes(u64),
+}
+
+impl MinFree {
+    /// Whether so much is too little.
+    fn is_short(self, free: disk::Free) -> bool {
+        match self {
+            Self::Bytes(bytes) => free.available < bytes,
+            Self::Percent(percent) => u128::from(free.available) * 100 < u128::from(free.total) * u128::from(percent),
+        }
+    }
 }
 
 /// A handle; clones share the queue. The writer thread ends at [`Queue::close`] or when the last handle is gone.
@@ -139,6 +163,8 @@ pub struct TenantRecord {
     pub destinations: [Vec<DestinationName>; 3],
     /// Retention.
     pub max_age: Duration,
+    /// How much of the log its undelivered records may take: a guarantee and a ceiling.
+    pub disk: MemoryLimit,
 }
 
 /// A tenant whose pod is gone, and when that was known: a registration that comes later is stronger.
@@ -203,6 +229,10 @@ pub enum AppendError {
     /// The log's limit or the disk is full. Retryable, when something was delivered.
     #[error("the queue is full")]
     Full,
+    /// The tenant's undelivered data is at its ceiling, or what is left is promised to others. Retryable, when something of it
+    /// was delivered.
+    #[error("the tenant's share of the queue's disk is used up")]
+    OverBudget,
     /// A write or an fsync failed; the process will end and recover.
     #[error("the queue's log is poisoned by a failed write or fsync")]
     Poisoned,
@@ -327,8 +357,12 @@ pub struct Snapshot {
     pub dead_letters_dropped: u64,
     /// Whether the log is poisoned.
     pub poisoned: bool,
+    /// Bytes of records that are not done: what is lost if this node's disk is.
+    pub undelivered_bytes: u64,
     /// Whether appends are refused for lack of space.
     pub full: bool,
+    /// Whether appends are refused because the filesystem has less free space than `min_free`.
+    pub low: bool,
     /// Now, on the log's clock, by which ages are counted.
     pub now_unix_ms: u64,
 }
@@ -373,6 +407,7 @@ impl Queue {
         let params = recovery::Params {
             segment_bytes: config.segment_bytes.min(config.disk_bytes_max / SEGMENTS_MIN).min(SEGMENT_BYTES_MAX),
             disk_bytes_max: config.disk_bytes_max,
+            min_free: config.min_free,
             log_id,
             rng: fastrand::Rng::new(),
             saved,

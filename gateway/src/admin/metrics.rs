@@ -197,6 +197,16 @@ impl Scrape {
     fn queue(&self, out: &mut Out<'_>) -> fmt::Result {
         let queue = &self.report.node.queue;
         out.gauge("pillion_queue_disk_bytes", "Bytes of the log's segments.", alone(queue.disk_bytes))?;
+        out.gauge(
+            "pillion_queue_bytes_at_risk",
+            "Bytes of records that are not delivered everywhere: what is lost if this node's disk is.",
+            alone(queue.undelivered_bytes),
+        )?;
+        out.gauge(
+            "pillion_queue_low_on_space",
+            "1 while data is refused because the filesystem has less free space than node.min_free.",
+            alone(u64::from(queue.low)),
+        )?;
         out.gauge("pillion_queue_segments", "Segments of the log.", alone(queue.segments))?;
         out.counter("pillion_queue_commits", "Group commits.", alone(queue.commits))?;
         out.counter("pillion_queue_records", "Records written.", alone(queue.records))?;

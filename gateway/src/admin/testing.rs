@@ -190,7 +190,9 @@ fn queue() -> queue::Snapshot {
         damaged_records: 1,
         dead_letters_dropped: 0,
         poisoned: false,
+        undelivered_bytes: 9_000,
         full: true,
+        low: false,
         now_unix_ms: 65_500,
     }
 }

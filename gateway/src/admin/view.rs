@@ -69,7 +69,9 @@ pub(super) struct QueueView {
     pub(super) payload_bytes: u64,
     pub(super) damaged_records: u64,
     pub(super) dead_letters_dropped: u64,
+    pub(super) undelivered_bytes: u64,
     pub(super) full: bool,
+    pub(super) low: bool,
     pub(super) poisoned: bool,
 }
 
@@ -418,7 +420,9 @@ fn queue(snapshot: queue::Snapshot) -> QueueView {
         payload_bytes: snapshot.payload_bytes,
         damaged_records: snapshot.damaged_records,
         dead_letters_dropped: snapshot.dead_letters_dropped,
+        undelivered_bytes: snapshot.undelivered_bytes,
         full: snapshot.full,
+        low: snapshot.low,
         poisoned: snapshot.poisoned,
     }
 }

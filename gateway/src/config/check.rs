@@ -147,16 +147,10 @@ impl Config {
                 ));
             }
         }
-        let usual = Self::default().defaults;
         let named = self.tenants.iter().map(|(name, tenant)| (format!("tenants.{name}"), &tenant.policy));
         let every_pods = self.node.custody_socket.iter().map(|_| ("defaults".to_owned(), &self.defaults));
         for (whose, policy) in named.chain(every_pods) {
             let limits = policy.limits;
-            if limits.disk != usual.limits.disk {
-                out.push(format!(
-                    "{whose}: limits.disk is not enforced yet: data stays until it is delivered or too old, within node.disk_limit"
-                ));
-            }
             for (what, key, ceiling, limit) in [
                 ("memory", "memory_limit", limits.memory.ceiling, self.node.memory_limit),
                 ("disk", "disk_limit", limits.disk.ceiling, self.node.disk_limit),

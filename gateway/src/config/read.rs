@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use super::check;
 use super::reader::{Reader, Section, Value};
 use super::tree::Node as Tree;
-use super::types::{Config, Node, Policy, Ports, Tenant};
+use super::types::{Config, MinFree, Node, Policy, Ports, Tenant};
 use crate::base::{DestinationName, TenantName};
 
 /// Tenants of one file; more than any node has pods.
@@ -78,6 +78,7 @@ fn node<'r>(section: &mut Section<'r>, places: &mut Places<'r>) -> Node {
         data_dir: section.take("data_dir").and_then(|value| path(&value)).unwrap_or(default.data_dir),
         memory_limit: size(section, "memory_limit").unwrap_or(default.memory_limit),
         disk_limit: size(section, "disk_limit").unwrap_or(default.disk_limit),
+        min_free: section.take("min_free").and_then(|value| min_free(&value)),
         workers: section.take("workers").and_then(|value| workers(&value)).unwrap_or(default.workers),
         admin: section.take("admin").and_then(|value| address(&value)).unwrap_or(default.admin),
         name: section.take("name").and_then(|value| value.filled_text()),
@@ -86,13 +87,24 @@ fn node<'r>(section: &mut Section<'r>, places: &mut Places<'r>) -> Node {
             places.custody_socket.as_ref().and_then(socket)
         },
     };
-    section.refuse_later(&["min_free", "token"]);
+    section.refuse_later(&["token"]);
     node
 }
 
 fn size(section: &mut Section<'_>, key: &'static str) -> Option<u64> {
     let value = section.take(key)?;
     value.at_least_one(value.size()?)
+}
+
+/// A share of the filesystem, or a size; 0 turns it off.
+fn min_free(value: &Value<'_>) -> Option<MinFree> {
+    let Some(percent) = value.text()?.strip_suffix('%').map(str::to_owned) else {
+        return value.size().map(MinFree::Bytes);
+    };
+    value.parsed(|_| match percent.trim().parse::<u8>() {
+        Ok(percent @ 0..=90) => Ok(MinFree::Percent(percent)),
+        _ => Err("not a share from 0% to 90%"),
+    })
 }
 
 fn workers(value: &Value<'_>) -> Option<usize> {
@@ -211,6 +223,7 @@ impl Default for Node {
             data_dir: PathBuf::from("./pillion-data"),
             memory_limit: 256 << 20,
             disk_limit: 10 << 30,
+            min_free: None,
             workers: workers_auto(),
             admin: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 4380),
             name: None,

@@ -327,15 +327,16 @@ fn in_a_cluster_a_pod_has_the_defaults_and_only_the_destinations_that_allow_it()
     assert!(errors(&long).contains("node.custody_socket: 108 bytes are more than the 107"), "{}", errors(&long));
 }
 
-/// Scenario: a disk budget is asked for, which this release does not keep yet; and a retention, which it does.
-/// Guarantees: nobody believes in them by mistake.
+/// Scenario: the space that the filesystem is to keep is not given, as a share, and as a size, standalone and in a cluster.
+/// Guarantees: what is given counts; else it is 512 MiB, or in a cluster 15 %, above the kubelet's eviction threshold.
 #[test]
-fn what_is_not_enforced_yet_is_warned_about() {
-    let config = valid(&format!(
-        "{BACKEND}tenants:\n  a/b: {{socket_dir: s, policy: {{queue: {{max_age: 1h}}, limits: {{disk: 64MiB}}}}}}\n"
-    ));
-    let warnings = config.warnings();
-    assert!(warnings.len() == 1 && warnings.iter().all(|warning| warning.contains("not enforced yet")), "{warnings:?}");
+fn the_space_to_leave_free_depends_on_the_place() {
+    let min_free = |node: &str| valid(&format!("node: {{{node}}}\n{BACKEND}")).node.min_free();
+    assert_eq!(min_free("workers: 1"), MinFree::Bytes(512 << 20));
+    assert_eq!(min_free("custody_socket: /run/pillion/custody.sock"), MinFree::Percent(15));
+    assert_eq!(min_free("custody_socket: /run/pillion/custody.sock, min_free: 5%"), MinFree::Percent(5));
+    assert_eq!(min_free("min_free: 1GiB"), MinFree::Bytes(1 << 30));
+    assert_eq!(min_free("min_free: 0"), MinFree::Bytes(0));
 }
 
 /// Scenario: valid files that promise more than the node has, or serve nobody.

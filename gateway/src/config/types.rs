@@ -31,6 +31,9 @@ pub struct Node {
     pub memory_limit: u64,
     /// The log's limit. Default 10 GiB.
     pub disk_limit: u64,
+    /// Of the data directory's filesystem: with less, data is refused. Default 15 % in a cluster, above the kubelet's eviction
+    /// threshold, else 512 MiB.
+    pub min_free: Option<MinFree>,
     /// Data workers. `auto` is min(4, cores).
     pub workers: usize,
     /// Address of the admin server. Default 127.0.0.1:4380.
@@ -39,6 +42,23 @@ pub struct Node {
     pub name: Option<String>,
     /// Where the CSI driver tells which pods there are. With it this is the gateway of a node in a cluster.
     pub custody_socket: Option<PathBuf>,
+}
+
+/// `node.min_free`: `15%`, or a size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MinFree {
+    /// Of the filesystem's size.
+    Percent(u8),
+    /// In bytes.
+    Bytes(u64),
+}
+
+impl Node {
+    /// As configured, or the default of the place.
+    pub fn min_free(&self) -> MinFree {
+        let usual = if self.custody_socket.is_some() { MinFree::Percent(15) } else { MinFree::Bytes(512 << 20) };
+        self.min_free.unwrap_or(usual)
+    }
 }
 
 /// What a tenant may do and what happens to its data. Every tenant has a whole one, merged from its levels.

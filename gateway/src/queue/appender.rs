@@ -18,6 +18,7 @@ use std::sync::atomic::Ordering;
 
 use crc32c::crc32c_append;
 
+use super::MinFree;
 use super::disk::Disk;
 use super::footer::{self, ENTRY_BYTES, Entry, METADATA, RANGE_BYTES};
 use super::format::{SEGMENT_HEADER_BYTES, Seed, SegmentHeader, SegmentKey};
@@ -48,6 +49,7 @@ pub(crate) struct Appender<D: Disk> {
     pieces: Vec<Piece>,
     staged: Vec<(TenantId, Entry)>,
     unsynced: bool,
+    min_free: MinFree,
 }
 
 #[derive(Debug)]
@@ -106,7 +108,7 @@ impl<D: Disk> Appender<D> {
     pub(crate) fn new(
         (disk, index, stats): (Arc<D>, Arc<Index<D>>, Arc<Stats>),
         space: Space<D>,
-        identity: SegmentHeader,
+        (identity, min_free): (SegmentHeader, MinFree),
         next: Sequence,
     ) -> Self {
         Self {
@@ -121,6 +123,7 @@ impl<D: Disk> Appender<D> {
             pieces: Vec::new(),
             staged: Vec::new(),
             unsynced: false,
+            min_free,
         }
     }
 
@@ -132,6 +135,11 @@ impl<D: Disk> Appender<D> {
     /// Whether a segment is open.
     pub(crate) fn is_open(&self) -> bool {
         self.open.is_some()
+    }
+
+    /// Whether the filesystem has less space than it must keep. One that cannot tell has enough.
+    pub(crate) fn is_low(&self) -> bool {
+        self.disk.free().is_ok_and(|free| self.min_free.is_short(free))
     }
 
     /// The boot epoch.

@@ -1,4 +1,4 @@
-//! What the queue asks of a filesystem: eleven calls on one directory of files.
+//! What the queue asks of a filesystem: twelve calls on one directory of files.
 //!
 //! Owns the descriptors. It never retries and never decides what a failure means. The simulation in `sim` loses, tears
 //! and reorders what was not synced.
@@ -40,8 +40,19 @@ pub(crate) trait Disk: fmt::Debug + Send + Sync + 'static {
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Removes; durable after `sync_dir`.
     fn remove(&self, name: &str) -> io::Result<()>;
+    /// The filesystem's space.
+    fn free(&self) -> io::Result<Free>;
     /// Makes creations, renames and removals durable.
     fn sync_dir(&self) -> io::Result<()>;
+}
+
+/// Space of a filesystem, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Free {
+    /// For us.
+    pub(crate) available: u64,
+    /// In all.
+    pub(crate) total: u64,
 }
 
 /// Whether a call failed because there was no space.
@@ -136,6 +147,12 @@ impl Disk for RealDisk {
 
     fn remove(&self, name: &str) -> io::Result<()> {
         std::fs::remove_file(self.path.join(name))
+    }
+
+    fn free(&self) -> io::Result<Free> {
+        let found = rustix::fs::fstatvfs(&self.directory)?;
+        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+        Ok(Free { available: bytes(found.f_bavail), total: bytes(found.f_blocks) })
     }
 
     fn sync_dir(&self) -> io::Result<()> {

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::appender::{Appender, Fields, Source};
+use super::budget::Share;
 use super::disk::Disk;
 use super::group::{Mail, Outcome, Request, arrival};
 use super::index::{Index, Segment};
@@ -54,6 +55,7 @@ pub(crate) struct Log<D: Disk> {
     look_for_done: bool,
     /// Cursors have moved, or somebody leaves, since it was last looked who has nothing left.
     look_for_departed: bool,
+    look_at_space_unix_ms: u64,
     /// Segments to free as soon as everything is durable.
     done: Vec<u64>,
     update: Update,
@@ -79,6 +81,7 @@ impl<D: Disk> Log<D> {
             payload: Vec::new(),
             look_for_done: true,
             look_for_departed: false,
+            look_at_space_unix_ms: 0,
             done: Vec::new(),
             update: Update::default(),
         };
@@ -92,6 +95,7 @@ impl<D: Disk> Log<D> {
         self.placed.clear();
         let mut wants_sync = sync;
         self.forget_departed(requests, now_unix_ms);
+        self.look_at_space(now_unix_ms);
         for number in 0..requests.len() {
             let outcome = self.plan(number, requests, now_unix_ms, &mut wants_sync);
             self.outcomes.push(outcome);
@@ -184,7 +188,9 @@ impl<D: Disk> Log<D> {
         if self.tenants.find(first.tenant).is_none() || append.parts.iter().any(|part| part.tenant != first.tenant) {
             return Err(AppendError::UnknownTenant);
         }
-        self.admit(append.parts.iter().map(|part| part.payload.len()))?;
+        let cost = append.parts.iter().map(|part| Appender::<D>::cost(part.payload.len())).sum();
+        let reserve = self.reserve_for(first.tenant, cost)?;
+        self.admit(append.parts.iter().map(|part| part.payload.len()), reserve)?;
         let mut last = Sequence::ZERO;
         for (part, batch) in append.parts.iter().enumerate() {
             self.make_room(batch.payload.len(), group)?;
@@ -196,6 +202,7 @@ impl<D: Disk> Log<D> {
                 received_unix_ms: group.1,
             };
             last = self.appender.stage(fields, &[], &batch.payload, Some(Source { request: number, part }));
+            self.tenants.charge(batch.tenant, last, Appender::<D>::cost(batch.payload.len()));
             self.placed.push((self.tenants.advance(batch.tenant, last), last));
         }
         Ok(Outcome::At(last))
@@ -283,7 +290,7 @@ impl<D: Disk> Log<D> {
         record::put_letter_head(&mut head, letter);
         let length = head.len() + letter.payload.len();
         let room = match length {
-            0..=record::PAYLOAD_BYTES_MAX => self.admit(std::iter::once(length)),
+            0..=record::PAYLOAD_BYTES_MAX => self.admit(std::iter::once(length), 0),
             _ => Err(AppendError::TooLarge),
         };
         let sequence = room.and_then(|()| self.make_room(length, group)).map(|()| {
@@ -300,8 +307,37 @@ impl<D: Disk> Log<D> {
         sequence.map(Outcome::At)
     }
 
+    /// How much an append of the tenant must leave below the log's limit for others; or it is over its own limit.
+    fn reserve_for(&self, tenant: TenantId, cost: u64) -> Result<u64, AppendError> {
+        if self.stats.low.load(Ordering::Relaxed) {
+            return Err(AppendError::Full);
+        }
+        // What fragments of segments cost beside the records is not promised to anybody.
+        match self.tenants.share(tenant, cost, self.appender.space.disk_bytes_max / 4 * 3) {
+            (Share::Over, _) => Err(AppendError::OverBudget),
+            (Share::Guaranteed | Share::Borrowed, for_others) => Ok(for_others),
+        }
+    }
+
+    /// Looks at the filesystem's space at most once a second.
+    fn look_at_space(&mut self, now_unix_ms: u64) {
+        if now_unix_ms < self.look_at_space_unix_ms {
+            return;
+        }
+        self.look_at_space_unix_ms = now_unix_ms.saturating_add(1_000);
+        let low = self.appender.is_low();
+        if self.stats.low.swap(low, Ordering::Relaxed) != low {
+            match low {
+                true => tracing::warn!(
+                    "the data directory's filesystem has less free space than node.min_free: data is refused until it has more"
+                ),
+                false => tracing::info!("the data directory's filesystem has enough free space again"),
+            }
+        }
+    }
+
     /// Refuses data that would not fit wholly, before any of it is staged: never half a request.
-    fn admit(&mut self, lengths: impl Iterator<Item = usize>) -> Result<(), AppendError> {
+    fn admit(&mut self, lengths: impl Iterator<Item = usize>, for_others: u64) -> Result<(), AppendError> {
         let mut room = self.appender.room();
         let mut segments = 0;
         let fresh = self.appender.fresh_room(&mut self.tenants);
@@ -321,7 +357,12 @@ impl<D: Disk> Log<D> {
         // nothing but cursors frees the one before it.
         segments += usize::from(room < fresh / 2);
         if segments > 0 {
-            let ensured = self.appender.space.ensure(segments, 2 * self.appender.space.segment_bytes);
+            let reserve = 2 * self.appender.space.segment_bytes;
+            let ensured = self.appender.space.ensure(segments, reserve + for_others);
+            if for_others > 0 && matches!(ensured, Err(Failure::Full)) {
+                // The log has space, and it is promised to others.
+                return Err(AppendError::OverBudget);
+            }
             self.note_full(matches!(ensured, Err(Failure::Full)));
             ensured.map_err(|failure| self.refusal(failure))?;
         }
@@ -492,5 +533,6 @@ impl<D: Disk> Log<D> {
         let segments = self.index.sealed_count() + usize::from(self.appender.is_open());
         self.stats.segments.store(segments as u64, Ordering::Relaxed);
         self.stats.disk_bytes.store(self.appender.space.disk_bytes(), Ordering::Relaxed);
+        self.stats.undelivered_bytes.store(self.tenants.used(), Ordering::Relaxed);
     }
 }

@@ -9,6 +9,7 @@
 //! kind        = 1 data | 2 tenant | 3 cursors | 4 dead letter | 5 forgotten | 6 roster
 //! text        = length u16 | UTF-8
 //! tenant      = name text | pod uid text ("" for none) | max age ms u64 | 3 * (count u16 | text * count)
+//!               | disk guarantee u64 | disk ceiling u64
 //! cursors     = cursor*     cursor = tenant u32 | destination text | acknowledged u64 | 3 * delivered u64
 //!                                    | count u32 | u64 * count (records beyond that are done as well)
 //! dead letter = refused sequence u64 | destination text | reason text | the data
@@ -23,6 +24,7 @@ use bytes::{Buf, BufMut};
 use crc32c::crc32c_append;
 
 use super::{CursorState, DeadLetter, TenantRecord};
+use crate::base::ledger::MemoryLimit;
 use crate::base::{Batch, DestinationName, Sequence, TenantId, TenantName};
 
 /// Length of a record's header.
@@ -151,6 +153,8 @@ pub(crate) fn put_tenant(out: &mut Vec<u8>, record: &TenantRecord) {
             put_text(out, &name.0);
         }
     }
+    out.put_u64_le(record.disk.guarantee);
+    out.put_u64_le(record.disk.ceiling);
 }
 
 /// Reads a tenant's payload back.
@@ -166,7 +170,12 @@ pub(crate) fn take_tenant(mut input: &[u8]) -> Option<TenantRecord> {
             names.push(DestinationName(take_text(input)?.into()));
         }
     }
-    Some(TenantRecord { name, pod_uid, destinations, max_age })
+    // Records of before the first release end here.
+    let disk = match input.has_remaining() {
+        true => MemoryLimit { guarantee: input.try_get_u64_le().ok()?, ceiling: input.try_get_u64_le().ok()? },
+        false => MemoryLimit { guarantee: 0, ceiling: u64::MAX },
+    };
+    Some(TenantRecord { name, pod_uid, destinations, max_age, disk })
 }
 
 /// Appends one cursor of a checkpoint's payload.

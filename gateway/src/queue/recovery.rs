@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::appender::{Appender, dead_letters, seal};
 use super::disk::Disk;
-use super::footer::{Entry, METADATA, RANGE_BYTES, Range, TRAILER_BYTES, Trailer};
+use super::footer::{ENTRY_BYTES, Entry, METADATA, RANGE_BYTES, Range, TRAILER_BYTES, Trailer};
 use super::format::{FoundHeader, SEGMENT_HEADER_BYTES, SEGMENT_HEADER_LENGTH, SegmentHeader, SegmentKey};
 use super::index::{Index, Place, Segment, Wanted, entry_of};
 use super::log::Log;
@@ -23,7 +23,7 @@ use super::scan::scan;
 use super::space::Space;
 use super::stats::Stats;
 use super::tenants::{Tenant, Tenants};
-use super::{CursorState, RecoveredTenant, Recovery, TenantRecord};
+use super::{CursorState, MinFree, RecoveredTenant, Recovery, TenantRecord};
 use crate::base::handoff::Handoff;
 use crate::base::{DestinationName, Sequence, Signal, TenantId};
 
@@ -90,6 +90,8 @@ pub(crate) struct Params {
     pub(crate) segment_bytes: u64,
     /// The log's limit.
     pub(crate) disk_bytes_max: u64,
+    /// What the filesystem must keep.
+    pub(crate) min_free: MinFree,
     /// Which log.
     pub(crate) log_id: u64,
     /// For the salts of new segments.
@@ -151,7 +153,7 @@ pub(crate) fn recover<D: Disk>(
     let recovered = tenants.iter().map(|(id, tenant)| recovered(&*disk, &index, id, tenant)).collect();
     let identity = SegmentHeader { created_unix_ms: 0, log_id: params.log_id, epoch, tenants_next: tenants.next() };
     let first = Sequence(u64::from(epoch) << COUNTER_BITS).next();
-    let appender = Appender::new((disk, index.clone(), stats.clone()), space, identity, first);
+    let appender = Appender::new((disk, index.clone(), stats.clone()), space, (identity, params.min_free), first);
     let recovery = Recovery {
         tenants: recovered,
         damaged_records: stats.damaged_records.load(Ordering::Relaxed),
@@ -348,6 +350,10 @@ impl Facts {
                     );
                 }
                 tenants.advance(range.tenant, range.last);
+                // A whole range is charged until it is passed wholly: what a start knows without looking at its index.
+                let heads = u64::from(range.count) * (record::HEADER_BYTES as u64 + ENTRY_BYTES as u64 + 1);
+                tenants.charge(range.tenant, range.last, range.bytes + heads);
+                tenants.give_back(range.tenant);
             }
         }
         tenants

@@ -36,7 +36,8 @@ pub(crate) struct Space<D: Disk> {
     disk: Arc<D>,
     /// Length of a new segment.
     pub(crate) segment_bytes: u64,
-    disk_bytes_max: u64,
+    /// The log's limit.
+    pub(crate) disk_bytes_max: u64,
     /// Bytes of files with records.
     pub(crate) used_bytes: u64,
     spares: Vec<Spare<D>>,

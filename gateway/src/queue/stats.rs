@@ -19,7 +19,9 @@ pub(crate) struct Stats {
     pub(crate) dead_letters_dropped: AtomicU64,
     pub(crate) segments: AtomicU64,
     pub(crate) disk_bytes: AtomicU64,
+    pub(crate) undelivered_bytes: AtomicU64,
     pub(crate) full: AtomicBool,
+    pub(crate) low: AtomicBool,
     poisoned: watch::Sender<bool>,
 }
 
@@ -34,7 +36,9 @@ impl Default for Stats {
             dead_letters_dropped: AtomicU64::new(0),
             segments: AtomicU64::new(0),
             disk_bytes: AtomicU64::new(0),
+            undelivered_bytes: AtomicU64::new(0),
             full: AtomicBool::new(false),
+            low: AtomicBool::new(false),
             poisoned: watch::Sender::new(false),
         }
     }
@@ -70,7 +74,9 @@ impl Stats {
             damaged_records: value(&self.damaged_records),
             dead_letters_dropped: value(&self.dead_letters_dropped),
             poisoned: self.is_poisoned(),
+            undelivered_bytes: value(&self.undelivered_bytes),
             full: self.full.load(Ordering::Relaxed),
+            low: self.low.load(Ordering::Relaxed),
             now_unix_ms: 0,
         }
     }

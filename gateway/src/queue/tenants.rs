@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::budget::{Budget, Share};
 use super::footer::{ENTRY_BYTES, Entry, Range};
 use super::record::{self, HEADER_BYTES};
 use super::{CursorState, Departure, Reply, TenantRecord};
@@ -21,6 +22,10 @@ pub(crate) struct Tenants {
     leaving: BTreeMap<TenantId, Reply>,
     next: u32,
     snapshot_bytes: Option<u64>,
+    /// Sums over all tenants: bytes in use, guarantees, and what of those is not in use.
+    used: u64,
+    guaranteed: u64,
+    unused: u64,
 }
 
 /// One tenant.
@@ -34,6 +39,7 @@ pub(crate) struct Tenant {
     pub(crate) last: Sequence,
     /// Which registration since the start named it last; 0: none yet.
     registered: u64,
+    budget: Budget,
 }
 
 /// What a registration means for the log.
@@ -54,6 +60,9 @@ impl Tenants {
             leaving: BTreeMap::new(),
             next: next.max(1),
             snapshot_bytes: None,
+            used: 0,
+            guaranteed: 0,
+            unused: 0,
         }
     }
 
@@ -104,12 +113,72 @@ impl Tenants {
         let of_key = self.by_key.entry((record.name.clone(), record.pod_uid.clone())).or_insert(id);
         *of_key = id.max(*of_key);
         match self.all.get_mut(&id) {
-            Some(tenant) => tenant.record = record,
+            Some(tenant) => {
+                self.guaranteed -= tenant.record.disk.guarantee;
+                self.unused -= tenant.budget.unused(tenant.record.disk);
+                tenant.record = record;
+            }
             None => {
-                let tenant = Tenant { record, cursors: BTreeMap::new(), last: Sequence::ZERO, registered: 0 };
+                let budget = Budget::default();
+                let tenant = Tenant { record, cursors: BTreeMap::new(), last: Sequence::ZERO, registered: 0, budget };
                 self.all.insert(id, tenant);
             }
         }
+        if let Some(tenant) = self.all.get(&id) {
+            self.guaranteed = self.guaranteed.saturating_add(tenant.record.disk.guarantee);
+            self.unused = self.unused.saturating_add(tenant.budget.unused(tenant.record.disk));
+        }
+        self.give_back(id);
+    }
+
+    /// What an append of so many bytes would be to the tenant, and how much is to be left for others: all of their guarantees that
+    /// is not in use, unless it is within its own. Guarantees that do not fit into `capacity` shrink evenly.
+    pub(crate) fn share(&self, id: TenantId, bytes: u64, capacity: u64) -> (Share, u64) {
+        let Some(tenant) = self.all.get(&id) else { return (Share::Over, 0) };
+        let shrunk = |bytes: u64| match self.guaranteed > capacity {
+            true => u64::try_from(u128::from(bytes) * u128::from(capacity) / u128::from(self.guaranteed))
+                .unwrap_or(capacity),
+            false => bytes,
+        };
+        let limit = tenant.record.disk;
+        let others = self.unused.saturating_sub(tenant.budget.unused(limit));
+        match tenant.budget.share(bytes, shrunk(limit.guarantee), limit.ceiling) {
+            Share::Borrowed => (Share::Borrowed, shrunk(others)),
+            share => (share, 0),
+        }
+    }
+
+    /// Notes what a data record takes.
+    pub(crate) fn charge(&mut self, id: TenantId, sequence: Sequence, bytes: u64) {
+        self.change_budget(id, |budget, tenant| budget.charge(sequence, bytes, tenant.disk));
+    }
+
+    /// Gives back what the cursors have passed.
+    pub(crate) fn give_back(&mut self, id: TenantId) {
+        let Some(floor) = self.all.get(&id).map(|tenant| Signal::ALL.map(|signal| tenant.floor(signal))) else {
+            return;
+        };
+        let floor = floor.into_iter().min().unwrap_or_default();
+        self.change_budget(id, |budget, _| budget.give_back(floor));
+    }
+
+    fn change_budget(&mut self, id: TenantId, change: impl FnOnce(&mut Budget, &TenantRecord)) {
+        let Some(Tenant { budget, record, .. }) = self.all.get_mut(&id) else { return };
+        let before = (budget.used(), budget.unused(record.disk));
+        change(budget, record);
+        self.used = self.used - before.0 + budget.used();
+        self.unused = self.unused.saturating_sub(before.1).saturating_add(budget.unused(record.disk));
+    }
+
+    /// The same, of one tenant.
+    #[cfg(test)]
+    pub(crate) fn used_by(&self, id: TenantId) -> u64 {
+        self.all.get(&id).map_or(0, |tenant| tenant.budget.used())
+    }
+
+    /// Bytes of records that are not done.
+    pub(crate) fn used(&self) -> u64 {
+        self.used
     }
 
     /// Notes that a registration has named the tenant: who is told to leave by an earlier word stays. Gives back whom that
@@ -146,7 +215,10 @@ impl Tenants {
     /// Forgets a tenant for good. Its number is not given again.
     pub(crate) fn forget(&mut self, id: TenantId) -> Option<Reply> {
         self.snapshot_bytes = None;
-        if let Some(Tenant { record, .. }) = self.all.remove(&id) {
+        if let Some(Tenant { record, budget, .. }) = self.all.remove(&id) {
+            self.used -= budget.used();
+            self.guaranteed -= record.disk.guarantee;
+            self.unused = self.unused.saturating_sub(budget.unused(record.disk));
             let key = (record.name, record.pod_uid);
             if self.by_key.get(&key) == Some(&id) {
                 self.by_key.remove(&key);
@@ -163,7 +235,9 @@ impl Tenants {
             return false;
         }
         self.snapshot_bytes = None;
+        let id = cursor.tenant;
         tenant.cursors.insert(cursor.destination.clone(), cursor);
+        self.give_back(id);
         true
     }
 

@@ -2,6 +2,7 @@
 //!
 //! - `world`: a log on a simulated disk with simulated metadata, in lock-step with a model of what it promised.
 //! - `simulation`: random operations, crashes and faults by seed. `PILLION_QUEUE_SEED=n` replays one.
+//! - `budgets`: who may have how much of the disk.
 //! - `churn`: tenants that come and go.
 //! - `promises`: single situations on the simulated disk.
 //! - `files`: the whole queue with its threads, on real files and with the real sled.
@@ -9,6 +10,7 @@
 
 #![expect(clippy::cast_possible_truncation, reason = "numbers of tests are small")]
 
+mod budgets;
 mod churn;
 mod files;
 mod golden;
@@ -33,6 +35,7 @@ fn tenant_record(name: &str) -> TenantRecord {
         pod_uid: Some("6d1b9f5e-uid".to_owned()),
         destinations: [vec![destination("a"), destination("b")], vec![destination("a")], vec![destination("b")]],
         max_age: Duration::from_secs(3600),
+        disk: crate::base::ledger::MemoryLimit { guarantee: 0, ceiling: u64::MAX },
     }
 }
 

@@ -187,5 +187,6 @@ fn record(identity: &TenantIdentity, policy: &Policy) -> TenantRecord {
         pod_uid: identity.pod_uid.clone(),
         destinations: policy.destinations.clone(),
         max_age: policy.queue.max_age,
+        disk: policy.limits.disk,
     }
 }

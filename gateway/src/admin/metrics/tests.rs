@@ -141,6 +141,8 @@ fn every_name_carries_the_figure_of_its_snapshot() {
     for (name, labels, expected) in [
         ("pillion_tenants", vec![], 2.0),
         ("pillion_queue_disk_bytes", vec![], f64::from(1 << 20)),
+        ("pillion_queue_bytes_at_risk", vec![], 9_000.0),
+        ("pillion_queue_low_on_space", vec![], 0.0),
         ("pillion_queue_segments", vec![], 3.0),
         ("pillion_queue_commits_total", vec![], 11.0),
         ("pillion_queue_syncs_total", vec![], 12.0),

@@ -14,7 +14,7 @@ use crate::base::handoff::Handoff;
 use crate::base::ledger::Ledger;
 use crate::base::stats::Counter;
 use crate::base::{Sequence, Signal, TenantIdentity, TenantName};
-use crate::config::{Config, DestinationKind, Tenant};
+use crate::config::{self, Config, DestinationKind, Tenant};
 use crate::export::{self, Exporter, Route};
 use crate::intake;
 use crate::lifecycle::{Lifecycle, NamespaceRule, Site, SiteSockets};
@@ -79,6 +79,10 @@ async fn open_queue(
         disk_bytes_max: config.node.disk_limit,
         segment_bytes: SEGMENT_BYTES,
         inbox_bytes_max: INBOX_BYTES_MAX,
+        min_free: match config.node.min_free() {
+            config::MinFree::Percent(percent) => queue::MinFree::Percent(percent),
+            config::MinFree::Bytes(bytes) => queue::MinFree::Bytes(bytes),
+        },
     };
     let handoff = handoff.clone();
     let opening = tokio::task::spawn_blocking(move || Queue::open_locked(lock, settings, handoff));

@@ -78,6 +78,7 @@ impl Node {
             disk_bytes_max: 1 << 30,
             segment_bytes: 16 << 20,
             inbox_bytes_max: 64 << 20,
+            min_free: crate::queue::MinFree::Bytes(0),
         };
         let (queue, recovery) = Queue::open(config, handoff.clone()).expect("it opens");
         let names: Vec<_> = (0..destinations.len()).map(|n| DestinationName(format!("d{n}").into())).collect();
@@ -124,6 +125,7 @@ impl Node {
             pod_uid: None,
             destinations: [self.names.clone(), self.names.clone(), self.names.clone()],
             max_age: MAX_AGE,
+            disk: crate::base::ledger::MemoryLimit { guarantee: 0, ceiling: u64::MAX },
         }
     }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex};
 
-use super::Disk;
+use super::{Disk, Free};
 
 const SECTOR: usize = 512;
 
@@ -48,6 +48,8 @@ pub(crate) struct Faults {
     pub(crate) write_fails_in: u64,
     /// The process dies at the n-th change from now: it half happens if it is a write, and nothing happens after; 0: never.
     pub(crate) dies_in: u64,
+    /// Bytes that the filesystem says are free, of 1000; 0: all of them.
+    pub(crate) free: u64,
     /// Reads that touch this sector of this file fail.
     pub(crate) unreadable: Option<(usize, u64)>,
 }
@@ -341,6 +343,11 @@ impl Disk for SimDisk {
         apply(&mut inner.names, NameChange::Remove(name.to_owned()));
         inner.pending_names.push(NameChange::Remove(name.to_owned()));
         Ok(())
+    }
+
+    fn free(&self) -> io::Result<Free> {
+        let free = self.lock().faults.free;
+        Ok(Free { available: if free == 0 { 1000 } else { free }, total: 1000 })
     }
 
     fn sync_dir(&self) -> io::Result<()> {

@@ -12,10 +12,16 @@ use crate::base::handoff::Handoff;
 use crate::base::mailbox::Mailbox;
 use crate::base::{Batch, Sequence, Signal, TenantId};
 use crate::queue::writer::Inbox;
-use crate::queue::{Append, AppendError, Completion, Config, CursorState, OpenError, Queue, Recovery, Reply};
+use crate::queue::{Append, AppendError, Completion, Config, CursorState, MinFree, OpenError, Queue, Recovery, Reply};
 
 fn config(dir: &Path) -> Config {
-    Config { data_dir: dir.to_owned(), disk_bytes_max: 64 << 20, segment_bytes: 1 << 20, inbox_bytes_max: 8 << 20 }
+    Config {
+        data_dir: dir.to_owned(),
+        disk_bytes_max: 64 << 20,
+        segment_bytes: 1 << 20,
+        inbox_bytes_max: 8 << 20,
+        min_free: MinFree::Bytes(0),
+    }
 }
 
 fn open(dir: &Path) -> (Queue, Recovery) {

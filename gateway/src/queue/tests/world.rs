@@ -141,6 +141,7 @@ fn start(disk: &Arc<SimDisk>, meta: &mut SimMeta, seed: u64) -> Result<Parts, Re
     let params = Params {
         segment_bytes: SEGMENT_BYTES,
         disk_bytes_max: DISK_BYTES_MAX,
+        min_free: crate::queue::MinFree::Percent(15),
         log_id: 77,
         rng: fastrand::Rng::with_seed(seed),
         saved,
@@ -506,6 +507,10 @@ impl World {
         for tenant in &recovery.tenants {
             let records = self.read(tenant.id, Sequence::ZERO);
             self.last_handed.insert(tenant.id, tenant.last);
+            let floor = Signal::ALL.map(|signal| self.log.tenants.find(tenant.id).expect("found").floor(signal));
+            let open = records.iter().filter(|record| record.sequence > floor[record.signal.index()]);
+            let undelivered: u64 = open.map(|record| record.payload.len() as u64).sum();
+            assert!(self.log.tenants.used_by(tenant.id) >= undelivered, "what waits is charged");
             // An index counts a record whose bytes were damaged later.
             if !self.was_flipped {
                 let pending = pending(tenant, &records);
