@@ -1,5 +1,6 @@
-//! Where orders for the export thread are left. The latest order for a tenant replaces an earlier one, so it never holds
-//! more than one entry a tenant, and leaving an order never waits.
+//! Where orders for the export thread are left. The latest order of a kind for a tenant replaces an earlier one, so it never
+//! holds more than two a tenant, and leaving an order never waits. A departure does not replace the route that came before
+//! it: what the tenant sent meanwhile is delivered by it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::SyncSender;
@@ -42,9 +43,16 @@ pub(crate) struct Desk {
 
 #[derive(Debug, Default)]
 struct Inner {
-    tenants: BTreeMap<TenantId, Order>,
+    tenants: BTreeMap<TenantId, Orders>,
     drain: Option<DrainOrder>,
     waker: Option<Waker>,
+}
+
+/// For one tenant, the route first. A route that comes after a departure takes it back.
+#[derive(Debug, Default)]
+struct Orders {
+    route: Option<Box<Route>>,
+    departure: Option<Departure>,
 }
 
 impl Desk {
@@ -53,8 +61,12 @@ impl Desk {
         let waker = {
             let mut inner = self.lock();
             match order {
-                Order::Attach(ref route) => drop(inner.tenants.insert(route.tenant, order)),
-                Order::Detach(departure) => drop(inner.tenants.insert(departure.tenant, order)),
+                Order::Attach(route) => {
+                    inner.tenants.insert(route.tenant, Orders { route: Some(route), departure: None });
+                }
+                Order::Detach(departure) => {
+                    inner.tenants.entry(departure.tenant).or_default().departure = Some(departure);
+                }
                 Order::Drain(drain) => inner.drain = Some(drain),
             }
             inner.waker.take()
@@ -73,7 +85,10 @@ impl Desk {
             }
             return Poll::Pending;
         }
-        out.extend(std::mem::take(&mut inner.tenants).into_values());
+        for Orders { route, departure } in std::mem::take(&mut inner.tenants).into_values() {
+            out.extend(route.map(Order::Attach));
+            out.extend(departure.map(Order::Detach));
+        }
         out.extend(inner.drain.take().map(Order::Drain));
         Poll::Ready(())
     }

@@ -122,6 +122,8 @@ pub(super) struct Engine {
     /// Whom the log was asked to forget: answered when all they sent is done, so no drain waits for it.
     forgetting: HashMap<u64, TenantId>,
     asking_again: Vec<TenantId>,
+    /// Who left since the hand-over was last looked at.
+    departing: Vec<Departure>,
     next_ticket: u64,
     dirty: Vec<u32>,
     done_records: usize,
@@ -180,6 +182,7 @@ impl Engine {
             filed: HashMap::new(),
             forgetting: HashMap::new(),
             asking_again: Vec::new(),
+            departing: Vec::new(),
             next_ticket: 0,
             dirty: Vec::new(),
             done_records: 0,
@@ -260,11 +263,12 @@ impl Engine {
 
     fn handle_inbox(&mut self) {
         let mut inbox = std::mem::take(&mut self.inbox);
+        let departed = std::mem::take(&mut self.departing);
         // Orders first: a route must be known before the batches that come with it.
         for order in inbox.orders.drain(..) {
             match order {
                 Order::Attach(route) => self.attach(*route),
-                Order::Detach(departure) => self.detach(departure),
+                Order::Detach(departure) => self.depart(departure),
                 Order::Drain(order) => self.begin_drain(order),
             }
         }
@@ -274,6 +278,7 @@ impl Engine {
         inbox.reads.drain(..).for_each(|done| self.take_read(done));
         inbox.looked.drain(..).for_each(|looked| self.take_look(looked));
         self.take_arrivals(&mut inbox.arrivals);
+        departed.into_iter().for_each(|departure| self.detach(departure));
         self.inbox = inbox;
     }
 

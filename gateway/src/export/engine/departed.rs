@@ -13,9 +13,18 @@ use crate::queue::{Completion, Departure, Reply};
 const ASK_PAUSE: Duration = Duration::from_secs(1);
 
 impl Engine {
-    pub(super) fn detach(&mut self, departure: Departure) {
+    /// A pod is gone. Its last batches of ack memory may be in the hand-over: that is looked at before anybody is forgotten.
+    pub(super) fn depart(&mut self, departure: Departure) {
         self.tenants.entry(departure.tenant).or_default().leaving = Some(departure);
-        self.ask_to_forget(departure.tenant);
+        self.departing.push(departure);
+        (self.gather_until, self.sweep) = (None, true);
+    }
+
+    pub(super) fn detach(&mut self, departure: Departure) {
+        // Otherwise it has attached again meanwhile.
+        if self.tenants.get(&departure.tenant).is_some_and(|tenant| tenant.leaving == Some(departure)) {
+            self.ask_to_forget(departure.tenant);
+        }
     }
 
     /// A lane has nothing to do: it may have been the last one of a tenant that is gone.

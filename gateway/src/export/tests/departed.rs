@@ -31,6 +31,29 @@ fn who_is_gone_is_forgotten_when_everything_has_arrived() {
     node.stop(false);
 }
 
+/// Scenario: a hundred pods go, one after the other, each right after its last batch, of ack memory, was acknowledged; the
+/// destination takes nothing until all are gone.
+/// Guarantees: nobody is forgotten before the hand-over was looked at: every batch arrives.
+#[test]
+fn a_batch_on_its_way_keeps_its_tenant() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let backend = Backend::grpc(|_| Say::Status(14, None));
+    let node = Node::start(dir.path(), vec![grpc(&backend)]);
+    let expected: Vec<_> = (0..100).map(|number| format!("a/pod-{number}")).collect();
+    for name in &expected {
+        let id = node.tenant(name);
+        node.volatile(id, &[name]);
+        node.detach(id);
+    }
+    backend.now(|_| Say::Ok);
+    let mut arrived = backend.wait_for(100);
+    arrived.sort();
+    arrived.dedup();
+    assert_eq!(arrived.len(), 100);
+    node.wait(|snapshot| snapshot[0].tenants.is_empty());
+    node.stop(false);
+}
+
 /// Scenario: a pod is said to be gone, and registers again before its data is delivered.
 /// Guarantees: it keeps its number and its lane, and what it sends then arrives.
 #[test]

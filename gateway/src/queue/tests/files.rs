@@ -12,7 +12,9 @@ use crate::base::handoff::Handoff;
 use crate::base::mailbox::Mailbox;
 use crate::base::{Batch, Sequence, Signal, TenantId};
 use crate::queue::writer::Inbox;
-use crate::queue::{Append, AppendError, Completion, Config, CursorState, MinFree, OpenError, Queue, Recovery, Reply};
+use crate::queue::{
+    Append, AppendError, Completion, Config, CursorState, DirectoryLock, MinFree, OpenError, Queue, Recovery, Reply,
+};
 
 fn config(dir: &Path) -> Config {
     Config {
@@ -190,6 +192,29 @@ fn sled_may_be_damaged_in_any_way() {
             queue.close().expect("it closes");
         }
     }
+}
+
+/// Scenario: somebody waits for the lock of a directory whose holder has given a duplicate of it away, as the proof that it
+/// holds it; the holder ends in good order.
+/// Guarantees: who waits is told once that it does, and gets the lock at once, whatever became of the duplicate; a directory
+/// that is not there is an error and not made.
+#[test]
+fn who_waits_for_the_lock_gets_it_though_a_proof_is_left() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let holder = DirectoryLock::take(dir.path()).expect("nobody has it");
+    let proof = holder.proof().expect("a duplicate");
+    let (occupied, told) = std::sync::mpsc::sync_channel(2);
+    let path = dir.path().to_owned();
+    let waiting = std::thread::spawn(move || DirectoryLock::wait(&path, || occupied.send(()).expect("the test waits")));
+    told.recv().expect("it waits");
+    drop(holder);
+    let lock = waiting.join().expect("no panic").expect("the lock is free");
+    assert!(told.try_recv().is_err(), "told once");
+    drop((proof, lock));
+
+    let absent = DirectoryLock::wait(&dir.path().join("absent"), || ()).expect_err("there is no such directory");
+    assert!(matches!(absent, OpenError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound));
+    assert!(!dir.path().join("absent").exists());
 }
 
 /// Scenario: a second process opens the directory of a running queue.
