@@ -6,11 +6,12 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use pillion_proto::custody::ToGateway;
 use pillion_tests::cluster::{Cluster, Pod, Programs};
 use pillion_tests::csi::Holder;
-use pillion_tests::gateway::Gateway;
+use pillion_tests::gateway::{Gateway, free_address};
 
 const PROGRAMS: Programs =
     Programs { node: env!("CARGO_BIN_EXE_pillion-node"), pod: env!("CARGO_BIN_EXE_pillion-pod") };
@@ -203,6 +204,23 @@ fn without_the_lock_nobody_gets_the_sockets() {
     assert_eq!(cluster.gateway.metric("pillion_custody_connected"), Some(1.0));
     assert_eq!(cluster.gateway.metric("pillion_custody_reconnects_total"), Some(0.0));
     stop(&cluster, vec![pod]);
+}
+
+/// Scenario: a shim in the network of the gateway itself connects to a pod's `ctl` and donates its listeners.
+/// Guarantees: it is refused by name: in a cluster a pod has a network of its own, and one network serves one pod.
+#[test]
+fn a_shim_in_the_gateways_own_network_is_refused() {
+    let cluster = Cluster::start(PROGRAMS);
+    let volume = cluster.publish("cart", 1);
+    cluster.gateway.wait_for_line("a pod is served");
+    let mount = volume.mount(cluster.kubelet.dir());
+    let mut shim = Command::new(PROGRAMS.node);
+    shim.args(["shim", "run", "--grpc", &free_address().port().to_string()]);
+    shim.args(["--http", &free_address().port().to_string(), "--dir"]).arg(mount).stdin(Stdio::null());
+    let mut shim = shim.spawn().expect("the command under test starts");
+    let line = cluster.gateway.wait_for_line("refused a request of a shim");
+    shim.kill().and_then(|()| shim.wait()).expect("it runs");
+    assert!(line.contains("OwnNamespace"), "{line}");
 }
 
 /// Scenario: a pod is deleted by force: its successor of the same name comes while the kubelet still has its volume. Then the
