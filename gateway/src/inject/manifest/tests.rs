@@ -106,7 +106,9 @@ fn the_shim_fits_into_every_style() {
                     );
                     let windows = (first == second).then(|| text.replace('\n', "\r\n"));
                     for text in windows.into_iter().chain([text]) {
-                        let json = to_json(&injected(&text).text).expect("it was checked");
+                        let after = injected(&text).text;
+                        assert_eq!(after.matches('#').count(), text.matches('#').count(), "a comment is lost: {text}");
+                        let json = to_json(&after).expect("it was checked");
                         assert_eq!(json["spec"]["initContainers"][0]["name"], CONTAINER, "{text}");
                         let volumes = json["spec"]["volumes"].as_array().and_then(|list| list.last());
                         assert_eq!(volumes.map(|volume| &volume["name"]), Some(&json!(VOLUME)), "{text}");
