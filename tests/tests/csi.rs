@@ -269,6 +269,29 @@ fn the_newest_holder_of_the_lock_gets_the_sockets() {
     drop(lock(&node.paths()));
 }
 
+/// Scenario: a new driver starts before the old one ends, as in a rollout that overlaps; the old one is told to stop.
+/// Guarantees: its end takes away none of the names, since they are the new one's by then; the kubelet and a gateway are
+/// served by the new one.
+#[test]
+fn the_end_of_an_old_driver_takes_nothing_from_the_new_one() {
+    let node = Node::start();
+    let first = volume(1);
+    node.publish(&first);
+    let lock = lock(&node.paths());
+    let before = cookies(&by_name(Holder::connect(&node.paths(), &lock).list(&[])));
+    let new = Driver::start(NODE, &node.paths());
+    assert!(new.log().contains("recorded=1"), "{}", new.log());
+    let Node { kubelet, driver, endpoint, dir } = node;
+    assert!(driver.stop().success());
+    let node = Node { kubelet, driver: new, endpoint, dir };
+    assert_eq!(node.driver.register(&node.kubelet).endpoint, node.endpoint);
+    node.publish(&first);
+    let after = by_name(Holder::connect(&node.paths(), &lock).list(&[]));
+    assert_eq!(after.len(), before.len());
+    let _shim = shim(&node.mount(&first));
+    assert_eq!(waiting(&after["volume shop/cart-1 [4317, 4318]"]), 1);
+}
+
 /// Scenario: connections on the custody socket that say nothing, or something else than HELLO; a gateway that returns odd
 /// descriptors, and one that ends in the middle of a message.
 /// Guarantees: each is dropped or ignored with a line in the log; the pods' sockets stay, and the next gateway gets them.

@@ -366,3 +366,6 @@ impl Driver {
         };
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -67,8 +67,8 @@ impl Records {
         Ok(Self { dir: dir.to_owned() })
     }
 
-    /// All that can be read, in the order in which they were published, at most [`VOLUMES_MAX`]. What cannot is told in the log and left alone: the kubelet's next
-    /// publish writes it again.
+    /// All that can be read, in the order in which they were published, at most [`VOLUMES_MAX`]. What cannot is told in the
+    /// log and left alone: the kubelet's next publish writes it again.
     pub(super) fn load(&self) -> io::Result<Vec<(Target, Record)>> {
         let mut records = Vec::new();
         for entry in fs::read_dir(&self.dir)? {
