@@ -18,6 +18,7 @@
 
 mod departed;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -33,7 +34,7 @@ use super::stats::Stats;
 use super::tenants::{Registration, Tenants};
 use super::{Append, AppendError, CursorState, DeadLetter, TenantRecord};
 use crate::base::handoff::{Arrival, Handoff};
-use crate::base::{Sequence, Signal, TenantId};
+use crate::base::{DestinationName, Sequence, Signal, TenantId};
 
 /// The log, open for appends.
 #[derive(Debug)]
@@ -56,6 +57,8 @@ pub(crate) struct Log<D: Disk> {
     /// Cursors have moved, or somebody leaves, since it was last looked who has nothing left.
     look_for_departed: bool,
     look_at_space_unix_ms: u64,
+    /// The latest cursors of checkpoints that were refused: tried again until there is room, one of each.
+    refused_cursors: BTreeMap<(TenantId, DestinationName), CursorState>,
     /// Segments to free as soon as everything is durable.
     done: Vec<u64>,
     update: Update,
@@ -82,6 +85,7 @@ impl<D: Disk> Log<D> {
             look_for_done: true,
             look_for_departed: false,
             look_at_space_unix_ms: 0,
+            refused_cursors: BTreeMap::new(),
             done: Vec::new(),
             update: Update::default(),
         };
@@ -96,6 +100,7 @@ impl<D: Disk> Log<D> {
         let mut wants_sync = sync;
         self.forget_departed(requests, now_unix_ms);
         self.look_at_space(now_unix_ms);
+        self.save_refused_cursors(requests, now_unix_ms);
         for number in 0..requests.len() {
             let outcome = self.plan(number, requests, now_unix_ms, &mut wants_sync);
             self.outcomes.push(outcome);
@@ -279,6 +284,17 @@ impl<D: Disk> Log<D> {
         staged.map(|()| Outcome::At(Sequence::ZERO))
     }
 
+    /// Whoever sent them has gone on: without this, what they passed would stay until they move again.
+    fn save_refused_cursors(&mut self, requests: &[Request], now_unix_ms: u64) {
+        if self.refused_cursors.is_empty() || self.stats.is_poisoned() {
+            return;
+        }
+        let cursors: Vec<_> = self.refused_cursors.values().cloned().collect();
+        if self.plan_checkpoint(&cursors, (requests, now_unix_ms)).is_ok() {
+            self.refused_cursors.clear();
+        }
+    }
+
     fn plan_letter(
         &mut self,
         number: usize,
@@ -404,7 +420,12 @@ impl<D: Disk> Log<D> {
 
     /// Whether another step has something to do, whoever asks for one.
     pub(crate) fn is_unfinished(&self) -> bool {
-        self.appender.is_unsynced() || self.look_for_departed
+        self.appender.is_unsynced() || self.look_for_departed || !self.refused_cursors.is_empty()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_refusing_cursors(&self) -> bool {
+        !self.refused_cursors.is_empty()
     }
 
     /// Whether the log is still to be trusted after a call. The first failure is for good.
@@ -474,9 +495,12 @@ impl<D: Disk> Log<D> {
                     // The caller waits for it; should it be gone, nobody needs the number.
                     let _ = reply.try_send(id);
                 }
-                Request::Checkpoint(_) => {
+                Request::Checkpoint(cursors) => {
                     if let Err(error) = result {
-                        tracing::warn!(%error, "a checkpoint of cursors was not saved: a crash now repeats more");
+                        tracing::warn!(%error, "a checkpoint of cursors is not saved yet: a crash now repeats more");
+                        let keyed =
+                            cursors.into_iter().map(|cursor| ((cursor.tenant, cursor.destination.clone()), cursor));
+                        self.refused_cursors.extend(keyed);
                     }
                 }
                 Request::DeadLetter(_, reply) => self.mail.add(Some(reply), result),

@@ -406,3 +406,34 @@ fn a_look_finds_what_is_too_old_and_no_more() {
     assert_eq!(counted(301, 9), (8, true, None));
     assert_eq!(counted(301, 2), (2, true, None));
 }
+
+/// Scenario: the disk is full of others' files and the open segment has no room left, so that checkpoints are refused; then the disk has space again, and nobody sends another checkpoint.
+/// Guarantees: the cursors are saved by themselves, each as far as it ever was, and what they passed is free.
+#[test]
+fn a_refused_checkpoint_is_saved_when_there_is_room() {
+    let (mut world, tenant) = world();
+    let first = world.append(tenant, true, &[1000]).expect("there is room");
+    let mut last = first;
+    world.disk.set_faults(Faults { capacity: 3 * SEGMENT_BYTES, ..Faults::default() });
+    while let Ok(sequence) = world.append(tenant, true, &[1000]) {
+        last = sequence;
+    }
+    let saved = |world: &World| world.log.tenants.find(tenant).expect("known").cursors.values().next().cloned();
+    // Cursors of nobody else fill what is left.
+    world.disk.set_faults(Faults { capacity: 1, ..Faults::default() });
+    let other = world.register("shop/other");
+    while !world.log.is_refusing_cursors() {
+        world.acknowledge(other.unwrap_or(TenantId(99)), first);
+    }
+    let before = saved(&world);
+    world.acknowledge(tenant, last);
+    world.step(Vec::new());
+    assert_eq!(saved(&world), before, "there is no room");
+    assert!(world.log.is_unfinished(), "the writer comes round again");
+    world.disk.set_faults(Faults::default());
+    world.step(Vec::new());
+    assert_eq!(saved(&world).map(|cursor| cursor.acknowledged), Some(last));
+    assert!(!world.log.is_refusing_cursors());
+    world.step(Vec::new());
+    assert!(world.append(tenant, true, &[1000]).is_ok());
+}
