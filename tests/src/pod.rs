@@ -68,10 +68,10 @@ pub struct Report {
 }
 
 impl Pod {
-    /// Starts it in new user and network namespaces, through `unshare` of util-linux, which every distribution has.
+    /// Starts it in new user, network and PID namespaces, through `unshare` of util-linux, which every distribution has.
     pub fn start(spec: &Spec<'_>) -> Self {
         let mut child = limited(spec.descriptors_max)
-            .args(["--map-root-user", "--net", "--kill-child", "--fork", spec.program, spec.node])
+            .args(["--map-root-user", "--net", "--pid", "--kill-child", "--fork", spec.program, spec.node])
             .arg(spec.socket_dir)
             .args([spec.mode, spec.service, &spec.number.to_string(), &spec.clients.to_string()])
             .stdin(Stdio::piped())
@@ -136,7 +136,7 @@ fn limited(descriptors_max: Option<u32>) -> Command {
 
 impl Drop for Pod {
     fn drop(&mut self) {
-        // --kill-child takes the inside along.
+        // --kill-child takes the first process along, and the kernel everything else in its PID namespace.
         drop(self.child.kill());
         drop(self.child.wait());
     }
