@@ -111,3 +111,16 @@ fn intake_stops_before_the_filesystem_is_full_and_resumes() {
     assert!(world.append(tenant, true, &[10]).is_ok());
     assert!(world.log.appender.space.segment_bytes == SEGMENT_BYTES && !world.stats.snapshot().low);
 }
+
+/// Scenario: what is to be left free as a share and in bytes, to the byte.
+/// Guarantees: a filesystem with exactly so much has enough, with one byte less it has not; nothing asked is always there.
+#[test]
+fn the_space_to_leave_free_is_counted_to_the_byte() {
+    use crate::queue::MinFree;
+    use crate::queue::disk::Free;
+    let short = |min: MinFree, available| min.is_short(Free { available, total: 1_000 });
+    for min in [MinFree::Bytes(150), MinFree::Percent(15)] {
+        assert_eq!((short(min, 149), short(min, 150)), (true, false));
+    }
+    assert!(!short(MinFree::Bytes(0), 0) && !short(MinFree::Percent(0), 0));
+}
