@@ -45,6 +45,27 @@ pub(crate) fn netns_cookie(socket: impl AsFd) -> io::Result<u64> {
     Ok(unsafe { cookie.assume_init() })
 }
 
+/// The user of the process that connected to a Unix socket.
+///
+/// Not by rustix: its credentials hold a process id that is never zero, but a peer in another pid namespace has none here,
+/// and the zero is then taken for an error made of the user's id.
+pub(crate) fn peer_uid(socket: impl AsFd) -> io::Result<u32> {
+    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let size = libc::socklen_t::try_from(size_of::<libc::ucred>()).expect("12 fits");
+    let mut length = size;
+    // SAFETY: the descriptor is open while it is borrowed; both pointers are to live variables, and `length` says how many
+    // bytes the kernel may write to the first, for which every pattern of bits is a value.
+    let outcome = unsafe {
+        let (fd, option) = (socket.as_fd().as_raw_fd(), libc::SO_PEERCRED);
+        libc::getsockopt(fd, libc::SOL_SOCKET, option, (&raw mut peer).cast(), &raw mut length)
+    };
+    match outcome {
+        0 if length == size => Ok(peer.uid),
+        0 => Err(io::Error::from(io::ErrorKind::InvalidData)),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// How many bytes must have arrived before a socket counts as readable. Inherited from the listener, which a pod sets.
 pub(crate) fn set_receive_low_water(socket: impl AsFd, bytes: u16) -> io::Result<()> {
     set_int(socket, libc::SO_RCVLOWAT, libc::c_int::from(bytes))
@@ -93,4 +114,18 @@ fn set_int(socket: impl AsFd, option: libc::c_int, value: libc::c_int) -> io::Re
         libc::setsockopt(socket.as_fd().as_raw_fd(), libc::SOL_SOCKET, option, (&raw const value).cast(), length)
     };
     if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scenario: the two ends of a connection of one process; something that is no socket.
+    /// Guarantees: the peer's user is told, and an error is an error. A peer without a pid is met by the suite on a cluster.
+    #[test]
+    fn the_peers_user_is_told() {
+        let (one, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert_eq!(peer_uid(&one).unwrap(), rustix::process::geteuid().as_raw());
+        assert!(peer_uid(std::fs::File::open("/dev/null").unwrap()).is_err());
+    }
 }

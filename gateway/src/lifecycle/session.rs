@@ -143,8 +143,8 @@ impl Session {
     pub(super) fn new(socket: OwnedFd, disposal: &Disposal) -> io::Result<Self> {
         let socket = Watched::new(socket, disposal)?;
         let namespace = sys::netns_cookie(&socket)?;
-        // Of no use as an identity: the pid is 0 across pid namespaces, and the path says whose connection it is.
-        tracing::debug!(peer = ?rustix::net::sockopt::socket_peercred(&socket), namespace, "a process connected to ctl");
+        // Of no use as an identity: the path says whose connection it is.
+        tracing::debug!(user = ?sys::peer_uid(&socket), namespace, "a process connected to ctl");
         Ok(Self { socket, namespace, capabilities: None })
     }
 

@@ -179,7 +179,7 @@ impl Driver {
             self.custody.accept_at = Some(Instant::now() + ACCEPT_AGAIN);
         }
         let connected = arrived.and_then(|socket| {
-            let peer = rustix::net::sockopt::socket_peercred(&socket)?.uid.as_raw();
+            let peer = sys::peer_uid(&socket)?;
             if ![0, self.config.gateway_id, rustix::process::geteuid().as_raw()].contains(&peer) {
                 return Err(io::Error::other(format!(
                     "its user {peer} is not the gateway's ({})",
