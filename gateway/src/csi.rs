@@ -45,6 +45,13 @@ use service::Context;
 /// The driver's name, everywhere.
 const DRIVER: &str = "csi.pillion.dev";
 
+/// The name by which the kubelet finds the driver.
+///
+/// The kubelet's gRPC client takes the socket's whole path for the `:authority` of its calls, with each slash as `%2F`. Our
+/// HTTP/2 library refuses a host with a percent sign as malformed, but not a user: with an `@` in the name, what comes
+/// before it is one, and the host that is left is the rest of the name.
+const REGISTRATION: &str = "pillion@csi.pillion.dev-reg.sock";
+
 /// Calls of the kubelet that wait for the loop.
 const CALLS_MAX: usize = 16;
 
@@ -110,7 +117,7 @@ async fn serve(config: &Config, stop: impl Future<Output = &'static str>) -> Res
     let context =
         Arc::new(Context { node_name: config.node_name.clone(), endpoint: endpoint.display().to_string(), calls });
     let mut services = JoinSet::new();
-    let registration = config.kubelet_dir.join("plugins_registry").join(format!("{DRIVER}-reg.sock"));
+    let registration = config.kubelet_dir.join("plugins_registry").join(REGISTRATION);
     let mut names = Vec::new();
     for path in [&endpoint, &registration] {
         let failed = |source| CsiError { action: "serve the kubelet on", path: path.clone(), source };

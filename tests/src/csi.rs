@@ -61,7 +61,7 @@ impl Paths {
 
     /// The socket by which the kubelet finds the driver.
     pub fn registration(&self) -> PathBuf {
-        self.kubelet().join("plugins_registry/csi.pillion.dev-reg.sock")
+        self.kubelet().join("plugins_registry/pillion@csi.pillion.dev-reg.sock")
     }
 
     /// The socket on which the kubelet calls it.
