@@ -2,7 +2,8 @@
 //!
 //! The admin server has no passwords: it trusts whoever reaches a loopback address. A web page that the same person has
 //! open could reach it too, by pointing a name of its own at 127.0.0.1 (DNS rebinding); but then the browser sends that
-//! name in the Host header. So only names that cannot be somebody else's are accepted.
+//! name in the Host header. So on loopback only names that cannot be somebody else's are accepted. On other addresses, where
+//! nothing of pods is shown, any name will do: monitoring comes by the names of Services and through proxies.
 
 use std::net::IpAddr;
 
@@ -21,8 +22,11 @@ pub(super) enum Refusal {
 pub(super) fn check_host(host: Option<&str>, local: IpAddr) -> Result<(), Refusal> {
     let host = host_name(host.ok_or(Refusal::NoHost)?).ok_or(Refusal::ForeignHost)?;
     let local = local.to_canonical();
+    if !local.is_loopback() {
+        return Ok(());
+    }
     let fits = match host.parse::<IpAddr>() {
-        Ok(address) => address.to_canonical().is_loopback() || address.to_canonical() == local,
+        Ok(address) => address.to_canonical().is_loopback(),
         Err(_) => is_localhost(host),
     };
     if fits { Ok(()) } else { Err(Refusal::ForeignHost) }
@@ -65,7 +69,7 @@ mod tests {
     }
 
     /// Scenario: a browser was made to believe that a name of the attacker is 127.0.0.1.
-    /// Guarantees: only loopback names and addresses, and the very address that was connected to, are accepted.
+    /// Guarantees: on loopback only its names and addresses are accepted; elsewhere, for metrics, any name that is one.
     #[test]
     fn a_name_that_may_be_anybodys_is_refused() {
         let loopback = ip("127.0.0.1");
@@ -99,9 +103,11 @@ mod tests {
             assert_eq!(check_host(Some(bad), loopback), Err(Refusal::ForeignHost), "{bad}");
         }
         assert_eq!(check_host(None, loopback), Err(Refusal::NoHost));
-        assert_eq!(check_host(Some("10.1.2.3:4380"), ip("10.1.2.3")), Ok(()), "the pod's own address");
-        assert_eq!(check_host(Some("10.1.2.3"), ip("::ffff:10.1.2.3")), Ok(()), "a mapped address is the same one");
-        assert_eq!(check_host(Some("10.1.2.4"), ip("10.1.2.3")), Err(Refusal::ForeignHost));
+        assert_eq!(check_host(Some("evil.example"), ip("::ffff:127.0.0.1")), Err(Refusal::ForeignHost), "mapped");
+        for good in ["10.1.2.3:4380", "pillion-gateway.pillion-system:4380", "192.168.77.1"] {
+            assert_eq!(check_host(Some(good), ip("10.1.2.3")), Ok(()), "{good}");
+        }
+        assert_eq!(check_host(Some("a:b"), ip("10.1.2.3")), Err(Refusal::ForeignHost));
     }
 
     /// Scenario: the admin address is the pod's.
