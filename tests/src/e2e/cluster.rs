@@ -83,6 +83,14 @@ impl Cluster {
         Ok(())
     }
 
+    /// What the API server would make of an object, admission included.
+    pub fn dry_run(&self, collection: &str, object: &Value) -> Result<Value> {
+        let body = Some(("application/json", object.to_string()));
+        let (status, body) = self.request("POST", &format!("{collection}?dryRun=All"), body)?;
+        ensure!((200..300).contains(&status), "POST {collection}: {status} {}", message(&body));
+        Ok(serde_json::from_str(&body)?)
+    }
+
     /// A strategic merge patch.
     pub fn patch(&self, path: &str, patch: &Value) -> Result<()> {
         let body = Some(("application/strategic-merge-patch+json", patch.to_string()));

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::cluster::{Cluster, command, run};
 use super::node::Node;
 use super::options::Options;
-use super::pods::{APPLICATIONS, BACKEND, IMAGE, is_ready, items, pods_path, summary};
+use super::pods::{APPLICATIONS, BACKEND, IMAGE, Pod, SHIM, SYSTEM, is_ready, items, pods_path, summary};
 use super::wait::until;
 
 /// Of the node: the backend uses its network.
@@ -32,6 +32,11 @@ pub fn install(options: &Options, cluster: &Cluster, node: Option<&Node>) -> Res
     }
     namespaces(cluster)?;
     let address = backend(cluster)?;
+    // Pods that run would keep the images of an earlier run, whose names are the same.
+    for name in ["pillion-csi", "pillion-gateway"] {
+        cluster.delete(&format!("/apis/apps/v1/namespaces/{SYSTEM}/daemonsets/{name}"), None)?;
+    }
+    cluster.gone(SYSTEM, |_| true)?;
     let can_add = node.map(Node::has_sys_resource).transpose()?.unwrap_or(true);
     let manifests = manifests(&options.manifests, &address, can_add)?;
     cluster.kubectl(&["apply", "-f", "-"], &manifests)?;
@@ -40,6 +45,11 @@ pub fn install(options: &Options, cluster: &Cluster, node: Option<&Node>) -> Res
         let wait = ["-n", "pillion-system", "rollout", "status", &daemon_set, "--timeout=120s"];
         cluster.kubectl(&wait, "").with_context(|| format!("{name} does not become ready"))?;
     }
+    until("the admission policy injects", PATIENCE, || {
+        let pod = cluster.dry_run(&pods_path(APPLICATIONS), Pod::new("anybody", &["idle"]).injected().object())?;
+        ensure!(pod["spec"]["initContainers"][0]["name"] == SHIM, "not yet: {}", pod["spec"]["initContainers"]);
+        Ok(())
+    })?;
     Ok(address)
 }
 

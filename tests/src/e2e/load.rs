@@ -30,7 +30,7 @@ impl Suite {
         let page = PAGE.to_string();
         let mut mode = vec!["load", "--page", &page, "--journal", "/state/acknowledged"];
         mode.extend(SHAPE);
-        self.cluster.start_ready(&self.attached(Pod::new(name, &mode)))?;
+        self.cluster.start_ready(&Pod::new(name, &mode).injected())?;
         let load = Load { suite: self, pod: name.to_owned() };
         load.flows()?;
         Ok(load)

@@ -23,6 +23,9 @@ pub const PAGE: u16 = 8080;
 /// The suite's own image.
 pub const IMAGE: &str = "pillion.dev/e2e:0.1.0";
 
+/// The injected container.
+pub const SHIM: &str = "pillion-shim";
+
 /// Becoming Ready, or gone, on a machine with other work.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -57,16 +60,16 @@ impl Pod {
         Self { name: name.to_owned(), object }
     }
 
-    /// Opts in.
+    /// Opts in, by annotation.
     pub fn injected(mut self) -> Self {
         self.object["metadata"]["annotations"]["pillion.dev/inject"] = json!("enabled");
         self
     }
 
-    /// Opts in without the cluster's help: what injection would have made of it.
+    /// What injection would have made of it, but with another volume.
     pub fn with_shim(mut self, volume: Value) -> Self {
         let shim = json!({
-            "name": "pillion-shim",
+            "name": SHIM,
             "image": "pillion.dev/shim:0.1.0",
             "args": ["run", "--dir", "/run/pillion"],
             "restartPolicy": "Always",

@@ -12,7 +12,7 @@ use super::cluster::{Cluster, command, run};
 use super::install::{self, BACKEND_PAGE};
 use super::node::{Node, Process, Traces};
 use super::options::Options;
-use super::pods::{APPLICATIONS, BACKEND, Pod, SYSTEM, container_id, items, metadata, pods_path, summary, volume};
+use super::pods::{APPLICATIONS, BACKEND, SYSTEM, container_id, items, metadata, pods_path, summary};
 use super::scenarios::{Need, SCENARIOS, Scenario};
 use super::wait::until;
 
@@ -111,11 +111,6 @@ impl Suite {
         println!("  ok  {guarantee}: {figure}");
     }
 
-    /// The pod as it is attached on this cluster.
-    pub fn attached(&self, pod: Pod) -> Pod {
-        pod.with_shim(volume())
-    }
-
     /// The node's shell; scenarios that use it say so in their needs.
     pub fn node(&self) -> Result<&Node> {
         self.node.as_ref().context("needs --node")
@@ -168,8 +163,7 @@ impl Suite {
 
     /// A number of the gateway's metrics, summed over its series.
     pub fn metric(&self, name: &str) -> Result<u64> {
-        let pod = self.cluster.system_pod("gateway")?;
-        let text = self.cluster.page(SYSTEM, metadata(&pod, "name"), 4380, "/metrics")?;
+        let text = self.node()?.gateway_page(self.worker()?, "/metrics")?;
         let series = text.lines().filter(|line| line.split(['{', ' ']).next() == Some(name));
         let values: Vec<f64> = series.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect();
         ensure!(!values.is_empty(), "the gateway has no metric {name}");

@@ -50,7 +50,7 @@ fn round(suite: &Suite, sidecar: Sidecar) -> Result<Vec<Duration>> {
         let name = format!("{sidecar:?}-{number}").to_lowercase();
         let pod = Pod::new(&name, &["idle"]);
         let pod = match sidecar {
-            Sidecar::Shim => suite.attached(pod),
+            Sidecar::Shim => pod.injected(),
             Sidecar::Idle => pod.with_idle_sidecar(),
         };
         created.insert(name, Instant::now());

@@ -38,7 +38,7 @@ pub(super) fn run(suite: &Suite) -> Result<()> {
 fn waits_for_the_driver(suite: &Suite) -> Result<String> {
     let is_driver = |pod: &serde_json::Value| pod["metadata"]["labels"]["app.kubernetes.io/component"] == "csi";
     suite.cluster.gone(SYSTEM, is_driver)?;
-    suite.cluster.start(&suite.attached(Pod::new("early", &["once"]).change(never_again)))?;
+    suite.cluster.start(&Pod::new("early", &["once"]).change(never_again).injected())?;
     event_of(suite, "early", "csi.pillion.dev")
 }
 

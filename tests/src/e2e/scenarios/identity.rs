@@ -15,8 +15,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A real SDK, then two pods that claim to be the first.
 pub(super) fn run(suite: &Suite) -> Result<()> {
-    let cart = suite.attached(Pod::new("cart", &["sdk", "--page", &PAGE.to_string()]));
+    let cart = Pod::new("cart", &["sdk", "--page", &PAGE.to_string()]).injected();
     let cart = suite.cluster.start_ready(&cart)?;
+    let status = cart["metadata"]["annotations"]["pillion.dev/status"].as_str().unwrap_or_default();
+    ensure!(status == "injected", "its status is {status:?}");
     let (sent, spent) = sdk_report(suite, &cart)?;
     for protocol in ["grpc", "http"] {
         let service = arrived(suite, &format!("cart-{protocol}"), sent)?;
@@ -49,7 +51,7 @@ fn sdk_report(suite: &Suite, cart: &Value) -> Result<([u64; 3], String)> {
 fn forger(suite: &Suite, cart: &Value) -> Result<()> {
     let claim = format!("k8s.pod.name=cart,k8s.namespace.name=bank,k8s.pod.uid={}", metadata(cart, "uid"));
     let forger = Pod::new("forger", &["once"]).env("OTEL_RESOURCE_ATTRIBUTES", &claim).change(never_again);
-    suite.cluster.start(&suite.attached(forger))?;
+    suite.cluster.start(&forger.injected())?;
     let forger = suite.cluster.phase("forger", "Succeeded")?;
     is_of(&arrived(suite, "forger", [1, 0, 0])?, &forger)?;
     suite.seen("forged k8s.* attributes are overwritten", &claim);

@@ -17,7 +17,7 @@ const GATEWAY: &str = "64317";
 
 /// Capabilities, users and seccomp of every process; pods that ask for more.
 pub(super) fn run(suite: &Suite) -> Result<()> {
-    let pod = suite.cluster.start_ready(&suite.attached(Pod::new("modest", &["idle"])))?;
+    let pod = suite.cluster.start_ready(&Pod::new("modest", &["idle"]).injected())?;
     let gateway = suite.processes_of("gateway")?;
     ensure!(gateway.len() == 2, "a supervisor and a worker: {gateway:?}");
     check(&gateway, GATEWAY, 0)?;
@@ -87,7 +87,11 @@ fn nothing_is_privileged(suite: &Suite) -> Result<()> {
 fn violating_pods_are_refused(suite: &Suite) -> Result<()> {
     let path = pods_path(APPLICATIONS);
     let violations: [(&str, Violation); 2] = [
-        ("privileged", |spec| spec["containers"][0]["securityContext"]["privileged"] = json!(true)),
+        ("privileged", |spec| {
+            let context = &mut spec["containers"][0]["securityContext"];
+            context["privileged"] = json!(true);
+            context["allowPrivilegeEscalation"] = json!(true);
+        }),
         ("hostPath", |spec| {
             spec["volumes"]
                 .as_array_mut()
@@ -96,7 +100,7 @@ fn violating_pods_are_refused(suite: &Suite) -> Result<()> {
         }),
     ];
     for (name, violation) in violations {
-        let pod = suite.attached(Pod::new(&format!("greedy-{}", name.to_lowercase()), &["idle"])).change(violation);
+        let pod = Pod::new(&format!("greedy-{}", name.to_lowercase()), &["idle"]).injected().change(violation);
         let refusal =
             suite.cluster.create(&path, pod.object()).err().map(|error| error.to_string()).unwrap_or_default();
         ensure!(refusal.contains("violates PodSecurity \"restricted"), "a pod with {name} is not refused: {refusal:?}");

@@ -123,7 +123,7 @@ pub(super) fn reboot(suite: &Suite) -> Result<()> {
 /// A new pod attaches, as a proof that the driver is registered.
 fn newcomer(suite: &Suite, name: &str) -> Result<()> {
     let started = Instant::now();
-    suite.cluster.start_ready(&suite.attached(Pod::new(name, &["idle"])))?;
+    suite.cluster.start_ready(&Pod::new(name, &["idle"]).injected())?;
     suite.seen("a new pod attaches", &format!("{name} Ready after {:.1} s", started.elapsed().as_secs_f32()));
     Ok(())
 }

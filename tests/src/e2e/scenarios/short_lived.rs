@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A Job that sends one span and ends; a pod whose init container does.
 pub(super) fn run(suite: &Suite) -> Result<()> {
     let started = Instant::now();
-    let template = suite.attached(Pod::new("job", &["once"]).change(never_again));
+    let template = Pod::new("job", &["once"]).change(never_again).injected();
     let job = json!({
         "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "job"},
         "spec": {
@@ -43,7 +43,7 @@ pub(super) fn run(suite: &Suite) -> Result<()> {
     );
 
     let pod = Pod::new("with-init", &["idle"]).with_init(&["once"], "from-init");
-    let pod = suite.cluster.start_ready(&suite.attached(pod))?;
+    let pod = suite.cluster.start_ready(&pod.injected())?;
     is_of_init(suite, &pod)
 }
 
