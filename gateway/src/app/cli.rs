@@ -27,9 +27,9 @@ Exit status:
                                                              9 inject: asked for, and not done";
 
 const RUN_HELP: &str = "\
-The process supervises a worker: a worker that crashes is started again at once, then with a delay of at most a second.
-SIGTERM or SIGINT stops it within two seconds, whatever is not delivered stays in the data directory; a second one skips
-what is left.
+The process supervises a worker: a worker that crashes is started again at once, then with a delay of at most a quarter of
+a second. SIGTERM or SIGINT stops it within two seconds, whatever is not delivered stays in the data directory; a second one
+skips what is left.
 
 Example:
   pillion validate pillion.yaml && pillion run --config pillion.yaml";
