@@ -19,7 +19,7 @@ pub(super) fn run(suite: &Suite) -> Result<()> {
     let cart = suite.cluster.start_ready(&cart)?;
     let status = cart["metadata"]["annotations"]["pillion.dev/status"].as_str().unwrap_or_default();
     ensure!(status == "injected", "its status is {status:?}");
-    let (sent, spent) = sdk_report(suite, &cart)?;
+    let sent = sdk_report(suite)?;
     for protocol in ["grpc", "http"] {
         let service = arrived(suite, &format!("cart-{protocol}"), sent)?;
         is_of(&service, &cart)?;
@@ -29,13 +29,12 @@ pub(super) fn run(suite: &Suite) -> Result<()> {
             &format!("{sent:?} items as {identity:?}"),
         );
     }
-    suite.seen("from creation to the last signal at the backend", &spent);
     forger(suite, &cart)?;
     impostor(suite, &cart)
 }
 
-/// Waits until the SDK has sent; how many items of each signal, and how long that was after the pod's creation.
-fn sdk_report(suite: &Suite, cart: &Value) -> Result<([u64; 3], String)> {
+/// Waits until the SDK has sent; how many items of each signal.
+fn sdk_report(suite: &Suite) -> Result<[u64; 3]> {
     let report = until("the SDK has sent", PATIENCE, || {
         let page = suite.cluster.page(APPLICATIONS, "cart", PAGE, "/report")?;
         let report: Value = serde_json::from_str(&page)?;
@@ -43,8 +42,7 @@ fn sdk_report(suite: &Suite, cart: &Value) -> Result<([u64; 3], String)> {
         Ok(report)
     })?;
     ensure!(report["errors"] == json!({"grpc": {}, "http": {}}), "the SDK's exporters failed: {report}");
-    let created = metadata(cart, "creationTimestamp");
-    Ok((serde_json::from_value(report["sent"].clone())?, format!("created {created}, Ready, sent, arrived")))
+    Ok(serde_json::from_value(report["sent"].clone())?)
 }
 
 /// Pod attributes of the application's own: `OTEL_RESOURCE_ATTRIBUTES`, as anybody can set it.

@@ -24,7 +24,7 @@ pub(super) fn run(suite: &Suite) -> Result<()> {
     suite.seen("the gateway has no privilege", &describe(&gateway));
     let csi = suite.processes_of("csi")?;
     check(&csi, "0", SYS_RESOURCE)?;
-    suite.seen("the driver is root without capabilities but SYS_RESOURCE", &describe(&csi));
+    suite.seen("the driver is root with no capability but SYS_RESOURCE, where the node has it", &describe(&csi));
     let shim = suite.node()?.processes(&container_id(&pod, "pillion-shim")?)?;
     check(&shim, "65532", 0)?;
     suite.seen("the shim has no privilege", &describe(&shim));
