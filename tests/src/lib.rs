@@ -2,6 +2,7 @@
 //!
 //! - [`gateway`] runs `pillion run`, kills its worker, and reads its pages.
 //! - [`pod`] is the inside of a pod: a network namespace with a shim and clients, driven over its standard streams.
+//! - [`one_pod`] is one pod, one gateway and one sink.
 //! - [`station`] is a gateway between two sinks, and [`compare`] tells whether what arrived is what was sent.
 //! - [`attack`] is what a hostile process of the same user does.
 //! - [`kubelet`] calls a CSI driver as the kubelet does; [`csi`] runs one, and stands in for the gateway behind it.
@@ -18,6 +19,7 @@ pub mod e2e;
 pub mod gateway;
 pub mod kubelet;
 pub mod lines;
+pub mod one_pod;
 pub mod pod;
 pub mod pods;
 pub mod station;

@@ -1,45 +1,18 @@
 //! The backend refuses while a pod goes on sending.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::time::Duration;
 
-use pillion_loadtest::sink::{Fault, Keep, Sink};
-use pillion_tests::gateway::{Gateway, below, directory};
-use pillion_tests::pod::{Pod, Spec};
+use pillion_loadtest::sink::Fault;
+use pillion_tests::one_pod::{OnePod, Setup, everything_arrives};
 
 const NODE: &str = env!("CARGO_BIN_EXE_pillion-node");
 const POD: &str = env!("CARGO_BIN_EXE_pillion-pod");
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn check(fault: Fault) {
-    let dir = directory();
-    let sink = Sink::start("127.0.0.1:0".parse().unwrap(), Keep::TraceIds("service.name".into())).unwrap();
-    sink.fail_with(fault);
-    let config = format!(
-        "node:
-  data_dir: DIR/data
-  admin: ADMIN
-defaults: {{destinations: [backend]}}
-destinations:
-  backend: {{allow: [\"*\"], protocol: grpc, endpoint: \"http://{}\", retry_on_failure: {{initial_interval: 50ms, max_interval: 200ms}}}}
-tenants:
-  shop/cart: {{socket_dir: DIR/cart}}
-",
-        sink.address()
-    );
-    let gateway = Gateway::start(NODE, dir.path(), &config);
-    let socket_dir = below(&dir, "cart");
-    let pod = Pod::start(&Spec {
-        program: POD,
-        node: NODE,
-        socket_dir: &socket_dir,
-        mode: "donate",
-        service: "cart",
-        number: 1,
-        clients: 4,
-        descriptors_max: None,
-    });
+    let destination = "retry_on_failure: {initial_interval: 50ms, max_interval: 200ms}";
+    let setup = Setup { destination, fault, ..Setup::new(NODE, POD) };
+    let OnePod { gateway, sink, pod, dir: _dir } = OnePod::start(&setup);
     pod.wait_for_progress(20);
     assert!(sink.wait_until_refused(PATIENCE, 3), "{fault:?}: it must go on trying\n{}", gateway.explain());
     let report = pod.stop();
@@ -47,8 +20,7 @@ tenants:
     assert_eq!(sink.distinct(), 0, "{fault:?}: it refused everything");
 
     sink.fail_with(Fault::None);
-    let arrived = sink.wait_until(PATIENCE, |ids, _| report.acked.iter().all(|id| ids.contains_key(id)));
-    assert!(arrived, "{fault:?}: {} of {}\n{}", sink.distinct(), report.acked.len(), gateway.explain());
+    everything_arrives(&sink, &report, &gateway);
     let (_, metrics) = gateway.get("/metrics");
     let dead = metrics.lines().filter(|line| line.starts_with("pillion_dead_letter_items_total{"));
     assert!(dead.into_iter().all(|line| line.ends_with(" 0")), "{fault:?}: a destination's fault makes no dead letter");

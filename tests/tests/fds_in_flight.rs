@@ -1,10 +1,7 @@
 //! Somebody with the user id of other pods' shims leaves passed descriptors unread (docs/threats.md row 18).
 
-use std::time::Duration;
-
-use pillion_loadtest::sink::{Keep, Sink};
-use pillion_tests::gateway::{Gateway, below, directory};
-use pillion_tests::pod::{Pod, Spec};
+use pillion_tests::gateway::Gateway;
+use pillion_tests::one_pod::{OnePod, Setup, everything_arrives};
 
 const NODE: &str = env!("CARGO_BIN_EXE_pillion-node");
 const POD: &str = env!("CARGO_BIN_EXE_pillion-pod");
@@ -22,33 +19,9 @@ fn listeners(gateway: &Gateway) -> usize {
 /// unanswered or lost.
 #[test]
 fn the_shims_of_the_same_user_relay_until_they_can_donate() {
-    let dir = directory();
-    let sink = Sink::start("127.0.0.1:0".parse().unwrap(), Keep::TraceIds("k8s.pod.name".into())).unwrap();
-    let config = format!(
-        "node:
-  data_dir: DIR/data
-  admin: ADMIN
-defaults: {{destinations: [backend]}}
-destinations:
-  backend: {{allow: [\"*\"], protocol: grpc, endpoint: \"http://{}\"}}
-tenants:
-  shop/cart: {{socket_dir: DIR/cart}}
-",
-        sink.address()
-    );
-    let gateway = Gateway::start(NODE, dir.path(), &config);
-    let socket_dir = below(&dir, "cart");
     let attack = pillion_tests::attack::leave_descriptors_in_flight();
-    let pod = Pod::start(&Spec {
-        program: POD,
-        node: NODE,
-        socket_dir: &socket_dir,
-        mode: "auto",
-        service: "cart",
-        number: 1,
-        clients: 2,
-        descriptors_max: Some(SHIM_DESCRIPTORS),
-    });
+    let setup = Setup { mode: "auto", clients: 2, descriptors_max: Some(SHIM_DESCRIPTORS), ..Setup::new(NODE, POD) };
+    let OnePod { gateway, sink, pod, dir: _dir } = OnePod::start(&setup);
 
     pod.wait_for_progress(2);
     assert_eq!(listeners(&gateway), 0, "the kernel must refuse to pass them\n{}", pod.errors());
@@ -61,6 +34,5 @@ tenants:
     let report = pod.stop();
 
     assert_eq!((report.connect_failed, report.unanswered), (0, 0), "{:?}\n{}", report.examples, gateway.explain());
-    let arrived = sink.wait_until(Duration::from_secs(60), |ids, _| report.acked.iter().all(|id| ids.contains_key(id)));
-    assert!(arrived, "{}", gateway.explain());
+    everything_arrives(&sink, &report, &gateway);
 }

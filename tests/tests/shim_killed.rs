@@ -1,10 +1,6 @@
 //! The shim dies while its pod sends.
 
-use std::time::Duration;
-
-use pillion_loadtest::sink::{Keep, Sink};
-use pillion_tests::gateway::{Gateway, below, directory};
-use pillion_tests::pod::{Pod, Spec};
+use pillion_tests::one_pod::{OnePod, Setup, everything_arrives};
 
 const NODE: &str = env!("CARGO_BIN_EXE_pillion-node");
 const POD: &str = env!("CARGO_BIN_EXE_pillion-pod");
@@ -14,32 +10,7 @@ const POD: &str = env!("CARGO_BIN_EXE_pillion-pod");
 /// the backlog is lost; everything acknowledged arrives.
 #[test]
 fn its_sockets_are_kept_and_returned() {
-    let dir = directory();
-    let sink = Sink::start("127.0.0.1:0".parse().unwrap(), Keep::TraceIds("k8s.pod.name".into())).unwrap();
-    let config = format!(
-        "node:
-  data_dir: DIR/data
-  admin: ADMIN
-defaults: {{destinations: [backend]}}
-destinations:
-  backend: {{allow: [\"*\"], protocol: grpc, endpoint: \"http://{}\"}}
-tenants:
-  shop/cart: {{socket_dir: DIR/cart}}
-",
-        sink.address()
-    );
-    let gateway = Gateway::start(NODE, dir.path(), &config);
-    let socket_dir = below(&dir, "cart");
-    let mut pod = Pod::start(&Spec {
-        program: POD,
-        node: NODE,
-        socket_dir: &socket_dir,
-        mode: "donate",
-        service: "cart",
-        number: 1,
-        clients: 4,
-        descriptors_max: None,
-    });
+    let OnePod { gateway, sink, mut pod, dir: _dir } = OnePod::start(&Setup::new(NODE, POD));
 
     for _ in 0..10 {
         pod.wait_for_progress(2);
@@ -49,6 +20,5 @@ tenants:
     let report = pod.stop();
 
     assert_eq!((report.connect_failed, report.unanswered), (0, 0), "{:?}\n{}", report.examples, gateway.explain());
-    let arrived = sink.wait_until(Duration::from_secs(60), |ids, _| report.acked.iter().all(|id| ids.contains_key(id)));
-    assert!(arrived, "{}", gateway.explain());
+    everything_arrives(&sink, &report, &gateway);
 }

@@ -1,44 +1,15 @@
 //! SIGTERM while a pod sends.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-use std::time::Duration;
-
-use pillion_loadtest::sink::{Fault, Keep, Sink};
-use pillion_tests::gateway::{Gateway, below, directory};
-use pillion_tests::pod::{Pod, Spec};
+use pillion_loadtest::sink::Fault;
+use pillion_tests::gateway::Gateway;
+use pillion_tests::one_pod::{OnePod, Setup, everything_arrives};
 
 const NODE: &str = env!("CARGO_BIN_EXE_pillion-node");
 const POD: &str = env!("CARGO_BIN_EXE_pillion-pod");
 
 fn check(ack: &str) {
-    let dir = directory();
-    let sink = Sink::start("127.0.0.1:0".parse().unwrap(), Keep::TraceIds("service.name".into())).unwrap();
-    sink.fail_with(Fault::Unavailable);
-    let config = format!(
-        "node:
-  data_dir: DIR/data
-  admin: ADMIN
-defaults: {{destinations: [backend], ack: {ack}}}
-destinations:
-  backend: {{allow: [\"*\"], protocol: grpc, endpoint: \"http://{}\"}}
-tenants:
-  shop/cart: {{socket_dir: DIR/cart}}
-",
-        sink.address()
-    );
-    let mut gateway = Gateway::start(NODE, dir.path(), &config);
-    let socket_dir = below(&dir, "cart");
-    let pod = Pod::start(&Spec {
-        program: POD,
-        node: NODE,
-        socket_dir: &socket_dir,
-        mode: "donate",
-        service: "cart",
-        number: 1,
-        clients: 4,
-        descriptors_max: None,
-    });
+    let setup = Setup { ack, fault: Fault::Unavailable, ..Setup::new(NODE, POD) };
+    let OnePod { mut gateway, sink, pod, dir } = OnePod::start(&setup);
     pod.wait_for_progress(4);
 
     let status = gateway.stop();
@@ -51,8 +22,7 @@ tenants:
     let report = pod.stop();
     assert_eq!(report.connect_failed, 0, "{ack}: {:?}\n{}", report.examples, again.explain());
     sink.fail_with(Fault::None);
-    let arrived = sink.wait_until(Duration::from_secs(60), |ids, _| report.acked.iter().all(|id| ids.contains_key(id)));
-    assert!(arrived, "{ack}: {} of {}\n{}", sink.distinct(), report.acked.len(), again.explain());
+    everything_arrives(&sink, &report, &again);
 }
 
 /// Scenario: a gateway with a backlog that nobody takes is told to end under load, and another one starts.
