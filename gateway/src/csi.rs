@@ -12,12 +12,13 @@
 //! session   packets from and to a gateway               proof      whether it is the one that holds the data directory
 //! hands     the sockets, bound or adopted               records    what is known of each volume, over a restart
 //! scan      the kubelet's folders                       empty      removes a directory, whatever is in it
-//! target    the form of a path, and the walk to it
+//! target    the form of a path, and the walk to it      foreign    closes what others have chosen, beside the loop
 //! ```
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::Mode;
 use rustix::net::SocketType;
@@ -30,6 +31,7 @@ use crate::sockets::{self, Inode, Spec};
 mod core;
 mod driver;
 mod empty;
+mod foreign;
 mod hands;
 mod proof;
 mod records;
@@ -54,6 +56,9 @@ const REGISTRATION: &str = "pillion@csi.pillion.dev-reg.sock";
 
 /// Calls of the kubelet that wait for the loop.
 const CALLS_MAX: usize = 16;
+
+/// How long a thread that has closed something waits for more.
+const CLOSERS_IDLE_MAX: Duration = Duration::from_secs(1);
 
 /// Connections that wait on one of the driver's own sockets.
 const BACKLOG: i32 = 16;
@@ -95,8 +100,13 @@ struct OwnName {
 pub fn run(config: &Config) -> Result<(), CsiError> {
     rustix::process::umask(Mode::empty());
     let of_process = |source| CsiError { action: "start the runtime of", path: PathBuf::from("this process"), source };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(of_process)?;
-    runtime.block_on(async {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(foreign::THREADS_MAX)
+        .thread_keep_alive(CLOSERS_IDLE_MAX)
+        .build()
+        .map_err(of_process)?;
+    let outcome = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).map_err(of_process)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(of_process)?;
         let stop = async move {
@@ -106,7 +116,10 @@ pub fn run(config: &Config) -> Result<(), CsiError> {
             }
         };
         serve(config, stop).await
-    })
+    });
+    // A close that somebody holds up must not keep the process.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// Registers first: a pod that opted in waits for that. Then finds what is there, then serves gateways.

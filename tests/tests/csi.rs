@@ -8,10 +8,12 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use pillion_proto::custody::{ToDriver, ToGateway};
+use pillion_tests::attack;
 use pillion_tests::csi::{Driver, Holder, Paths, connect, cookie, lock};
-use pillion_tests::gateway::directory;
+use pillion_tests::gateway::{directory, kill};
 use pillion_tests::kubelet::{Kubelet, Volume};
 use rustix::net::SocketType;
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 const NODE: &str = env!("CARGO_BIN_EXE_pillion-node");
@@ -320,6 +322,42 @@ fn whatever_comes_to_the_custody_socket_the_driver_goes_on() {
 
     let next = Holder::connect(&node.paths(), &lock);
     assert_eq!(cookies(&by_name(next.list(&[]))), before);
+}
+
+/// Scenario: sockets whose close takes an hour (SO_LINGER, and bytes that nobody reads): one left unread in a pod's `ctl`,
+/// which is unpublished while there is no gateway; many that a gateway returns, and one that it leaves in a connection that is
+/// hung up on.
+/// Guarantees: the kubelet is answered all the while, the next gateway is served, and SIGTERM ends the driver.
+#[test]
+fn a_close_that_takes_an_hour_keeps_neither_kubelet_nor_gateway_waiting() {
+    let node = Node::start();
+    let [first, second] = [volume(1), volume(2)];
+    node.publish(&first);
+    let mut unread = vec![attack::hide_in(shim(&node.mount(&first)))];
+    node.unpublish(&first);
+    node.publish(&second);
+
+    let lock = lock(&node.paths());
+    let hostile = Holder::connect(&node.paths(), &lock);
+    assert_eq!(hostile.list(&[]).len(), 2);
+    // So that the driver's close of each is the last one, and never the test's.
+    kill(node.driver.pid(), Signal::STOP);
+    for _ in 0..8 {
+        let (outer, hiding) = attack::pair();
+        unread.push(attack::hide_in(hiding));
+        hostile.send(&ToDriver::Return, Some(outer.as_fd()));
+    }
+    hostile.send(&ToDriver::Hello { version: 1, gateway_version: String::new(), instance: 0 }, Some(lock.as_fd()));
+    drop(hostile);
+    kill(node.driver.pid(), Signal::CONT);
+    node.publish(&first);
+    let next = Holder::connect(&node.paths(), &lock);
+    assert_eq!(next.list(&[]).len(), 4);
+    node.unpublish(&second);
+
+    let Node { driver, .. } = node;
+    assert!(driver.stop().success());
+    drop(unread);
 }
 
 /// Scenario: a volume that is not read-only, one without information about its pod, one that is not ephemeral, with wrong

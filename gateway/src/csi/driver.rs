@@ -328,7 +328,7 @@ impl Driver {
             }
             Effect::Adopt(uid, kind) => {
                 if let Some(socket) = self.custody.returned.take() {
-                    self.hands.adopt(&uid, kind, socket);
+                    self.hands.adopt(&uid, kind, socket.trust());
                     if let Some(session) = &mut self.custody.session {
                         session.adopted += 1;
                     }

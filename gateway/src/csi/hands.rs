@@ -5,21 +5,25 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use pillion_proto::custody::{self, Kind};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::sockopt;
 use rustix::net::{AddressFamily, SocketAddrUnix};
 
+use super::foreign::{Debt, Foreign};
 use super::target::{Target, Uid};
 use crate::sockets::{self, Holder};
 
 #[derive(Debug)]
 pub(super) struct Hands {
     pods: PathBuf,
-    sockets: HashMap<(Uid, Kind), OwnedFd>,
+    /// Pods can connect to them, so their queues hold what pods pass.
+    sockets: HashMap<(Uid, Kind), Foreign>,
+    debt: Arc<Debt>,
 }
 
 /// What came of securing a socket.
@@ -34,11 +38,11 @@ pub(super) enum Secured {
 /// Why a returned descriptor is none of ours.
 #[derive(Debug, thiserror::Error)]
 #[error("it is not a listening socket of a pod: {0}")]
-pub(super) struct Foreign(&'static str);
+pub(super) struct NotOurs(&'static str);
 
 impl Hands {
     pub(super) fn new(kubelet_dir: &Path) -> Self {
-        Self { pods: kubelet_dir.join("pods"), sockets: HashMap::new() }
+        Self { pods: kubelet_dir.join("pods"), sockets: HashMap::new(), debt: Arc::default() }
     }
 
     /// Opens the kubelet's folder of all pods.
@@ -55,16 +59,22 @@ impl Hands {
         }
         let bound_name = custody::bound_name(kind, target.uid.as_str());
         let (socket, _) = sockets::bind_for_pod(&dir, kind, &bound_name)?;
-        self.sockets.insert((target.uid.clone(), kind), socket);
+        self.adopt(&target.uid, kind, socket);
         Ok(Secured::Bound)
     }
 
     pub(super) fn adopt(&mut self, uid: &Uid, kind: Kind, socket: OwnedFd) {
-        self.sockets.insert((uid.clone(), kind), socket);
+        self.sockets.insert((uid.clone(), kind), Foreign::new(socket, &self.debt));
     }
 
     pub(super) fn socket(&self, uid: &Uid, kind: Kind) -> Option<BorrowedFd<'_>> {
         self.sockets.get(&(uid.clone(), kind)).map(|socket| socket.as_fd())
+    }
+
+    /// Whether it is a duplicate of the one in hand, so that its close is not the last.
+    pub(super) fn has(&self, uid: &Uid, kind: Kind, socket: impl AsFd) -> bool {
+        let cookie = |socket: BorrowedFd<'_>| sockopt::socket_cookie(socket).ok();
+        self.socket(uid, kind).is_some_and(|ours| cookie(ours).is_some() && cookie(ours) == cookie(socket.as_fd()))
     }
 
     /// Closes both of a pod's.
@@ -76,21 +86,21 @@ impl Hands {
 }
 
 /// Whose socket it is and which, as the kernel tells it. Nothing that the gateway says about it counts.
-pub(super) fn identify(socket: BorrowedFd<'_>) -> Result<(Uid, Kind), Foreign> {
-    let failed = |reason: &'static str| move |_: rustix::io::Errno| Foreign(reason);
+pub(super) fn identify(socket: BorrowedFd<'_>) -> Result<(Uid, Kind), NotOurs> {
+    let failed = |reason: &'static str| move |_: rustix::io::Errno| NotOurs(reason);
     if sockopt::socket_domain(socket).map_err(failed("no socket"))? != AddressFamily::UNIX {
-        return Err(Foreign("not a Unix socket"));
+        return Err(NotOurs("not a Unix socket"));
     }
     if !sockopt::socket_acceptconn(socket).map_err(failed("no listener"))? {
-        return Err(Foreign("it does not listen"));
+        return Err(NotOurs("it does not listen"));
     }
     let address = rustix::net::getsockname(socket).map_err(failed("no name"))?;
     let address = SocketAddrUnix::try_from(address).map_err(failed("no name"))?;
     let (kind, uid) =
-        address.path_bytes().and_then(custody::parse_bound_name).ok_or(Foreign("bound by another name"))?;
+        address.path_bytes().and_then(custody::parse_bound_name).ok_or(NotOurs("bound by another name"))?;
     let is_type = sockopt::socket_type(socket).is_ok_and(|found| found == sockets::type_of(kind));
     let uid = Uid::parse(uid).filter(|_| is_type);
-    Ok((uid.ok_or(Foreign("of the wrong type"))?, kind))
+    Ok((uid.ok_or(NotOurs("of the wrong type"))?, kind))
 }
 
 #[cfg(test)]

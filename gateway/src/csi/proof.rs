@@ -5,12 +5,13 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, FlockOperation, Gid, Mode, OFlags};
 use rustix::io::Errno;
+
+use super::foreign::Foreign;
 
 /// The queue's lock file.
 const LOCK: &str = "lock";
@@ -32,7 +33,7 @@ pub(super) enum NoProof {
 }
 
 /// Checks it, and closes it.
-pub(super) fn check(lock: Option<OwnedFd>, data_dir: &Path) -> Result<(), NoProof> {
+pub(super) fn check(lock: Option<Foreign>, data_dir: &Path) -> Result<(), NoProof> {
     let lock = lock.ok_or(NoProof::Missing)?;
     let path = || data_dir.display().to_string();
     let unreadable = |source: Errno| NoProof::Unreadable { path: path(), source: source.into() };
@@ -44,6 +45,8 @@ pub(super) fn check(lock: Option<OwnedFd>, data_dir: &Path) -> Result<(), NoProo
     if !is_file || (ours.st_dev, ours.st_ino) != (theirs.st_dev, theirs.st_ino) {
         return Err(NoProof::OtherFile { path: path() });
     }
+    // A file of the data directory: its close waits for nothing. A duplicate that waited would keep the lock.
+    let lock = lock.trust();
     match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(()),
         Err(Errno::WOULDBLOCK) => Err(NoProof::NotHeld { path: path() }),
@@ -100,8 +103,13 @@ fn advice(error: &io::Error, group: u32) -> String {
 mod tests {
     use std::fs::File;
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+    use std::sync::Arc;
 
     use super::*;
+
+    fn foreign(file: &File) -> Foreign {
+        Foreign::new(file.try_clone().expect("a descriptor").into(), &Arc::default())
+    }
 
     fn locked(path: &Path) -> File {
         let file = File::create(path).expect("writable");
@@ -118,7 +126,7 @@ mod tests {
         let holder = locked(&dir.path().join(LOCK));
         let other = locked(&dir.path().join("other"));
         let again = File::open(dir.path().join(LOCK)).expect("there");
-        let check = |file: &File| check(Some(file.try_clone().expect("a descriptor").into()), dir.path());
+        let check = |file: &File| check(Some(foreign(file)), dir.path());
 
         check(&holder).expect("it holds the lock");
         assert!(matches!(check(&again), Err(NoProof::NotHeld { .. })));
@@ -135,7 +143,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("writable");
         let elsewhere = locked(&dir.path().join("elsewhere"));
         symlink(dir.path().join("elsewhere"), dir.path().join(LOCK)).expect("a link");
-        let fd = || Some(elsewhere.try_clone().expect("a descriptor").into());
+        let fd = || Some(foreign(&elsewhere));
         assert!(matches!(check(fd(), dir.path()), Err(NoProof::OtherFile { .. })));
         let absent = check(fd(), &dir.path().join("absent")).expect_err("there is no such directory");
         assert!(absent.to_string().contains("absent/lock"), "{absent}");

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,9 +16,9 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
 };
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 use super::core::Tell;
+use super::foreign::{Debt, Foreign, Watched};
 use super::records::VOLUMES_MAX;
 use crate::sys;
 
@@ -38,14 +38,14 @@ const SLICE: usize = 64;
 const REFUSED_DELAY: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(5)];
 
 /// The connection, shared with the task that reads from it.
-pub(super) type Socket = Arc<AsyncFd<OwnedFd>>;
+pub(super) type Socket = Arc<Watched>;
 
 /// One packet, as it came.
 #[derive(Debug)]
 pub(super) struct Packet {
     bytes: Vec<u8>,
     /// The only descriptor of the packet: several count as none.
-    pub(super) fd: Option<OwnedFd>,
+    pub(super) fd: Option<Foreign>,
 }
 
 impl Packet {
@@ -56,13 +56,21 @@ impl Packet {
 }
 
 /// Registers a connection with the runtime. It must be non-blocking.
-pub(super) fn register(connection: OwnedFd) -> io::Result<Socket> {
-    sys::readable_and_writable(connection).map(Arc::new).map_err(|(_, error)| error)
+pub(super) fn register(connection: Foreign) -> io::Result<Socket> {
+    let debt = connection.debt();
+    match sys::readable_and_writable(connection.trust()) {
+        Ok(watched) => Ok(Arc::new(Watched::new(watched, &debt))),
+        Err((connection, error)) => {
+            drop(Foreign::new(connection, &debt));
+            Err(error)
+        }
+    }
 }
 
 /// The next packet; `None` at the end. Cancelling loses nothing.
 pub(super) async fn receive(socket: &Socket) -> Option<Packet> {
-    let outcome = socket.async_io(Interest::READABLE, |socket| receive_now(socket.as_fd())).await;
+    socket.debt().bearable().await;
+    let outcome = socket.async_io(Interest::READABLE, |fd| receive_now(fd.as_fd(), socket.debt())).await;
     outcome.ok().filter(|packet| !packet.bytes.is_empty())
 }
 
@@ -88,16 +96,16 @@ pub(super) fn send(socket: &Socket, message: &ToGateway, fd: Option<BorrowedFd<'
     })
 }
 
-fn receive_now(socket: BorrowedFd<'_>) -> io::Result<Packet> {
+fn receive_now(socket: BorrowedFd<'_>, debt: &Arc<Debt>) -> io::Result<Packet> {
     let mut bytes = vec![0; MESSAGE_BYTES_MAX + 1];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
     let received = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags)?;
-    let mut fds: Vec<OwnedFd> = Vec::new();
+    let mut fds: Vec<Foreign> = Vec::new();
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(passed) = message {
-            fds.extend(passed);
+            fds.extend(passed.map(|fd| Foreign::new(fd, debt)));
         }
     }
     bytes.truncate(received.bytes);

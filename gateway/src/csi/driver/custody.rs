@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pillion_proto::custody::{self, Kind, ToDriver, ToGateway};
@@ -16,6 +17,7 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::super::core::{Event, Tell};
+use super::super::foreign::{Debt, Foreign};
 use super::super::hands::Hands;
 use super::super::session::{self, Flushed, Outbox, Packet, Socket};
 use super::super::target::Uid;
@@ -52,7 +54,7 @@ pub(super) struct Custody {
     readers: JoinSet<()>,
     arrivals: u64,
     /// A returned descriptor between the kernel's word about it and the decision.
-    pub(super) returned: Option<OwnedFd>,
+    pub(super) returned: Option<Foreign>,
 }
 
 /// A connection that is read from until it is dropped.
@@ -111,7 +113,7 @@ impl Custody {
         self.name = None;
     }
 
-    fn connect(&mut self, socket: OwnedFd) -> io::Result<()> {
+    fn connect(&mut self, socket: Foreign) -> io::Result<()> {
         let socket = session::register(socket)?;
         self.arrivals += 1;
         let number = self.arrivals;
@@ -179,6 +181,7 @@ impl Driver {
             self.custody.accept_at = Some(Instant::now() + ACCEPT_AGAIN);
         }
         let connected = arrived.and_then(|socket| {
+            let socket = Foreign::new(socket, &Arc::<Debt>::default());
             let peer = sys::peer_uid(&socket)?;
             if ![0, self.config.gateway_id, rustix::process::geteuid().as_raw()].contains(&peer) {
                 return Err(io::Error::other(format!(
@@ -269,12 +272,13 @@ impl Driver {
         }
     }
 
-    fn take_back(&mut self, fd: Option<OwnedFd>) {
+    fn take_back(&mut self, fd: Option<Foreign>) {
         let Some(fd) = fd else {
             tracing::warn!("the gateway returned a socket, and no descriptor came along");
             return;
         };
         match hands::identify(fd.as_fd()) {
+            Ok((uid, kind)) if self.hands.has(&uid, kind, &fd) => drop(fd.trust()),
             Ok((uid, kind)) => {
                 self.custody.returned = Some(fd);
                 self.step(Event::Returned(uid.clone(), kind));
