@@ -31,6 +31,8 @@ struct Volume {
     identified: bool,
     /// Rises from volume to volume: they are told in this order, so that of two pods of one name the newer comes last.
     age: u64,
+    /// The gateway has said that it does not serve it.
+    declined: bool,
     ctl: Socket,
     otlp: Socket,
 }
@@ -75,6 +77,8 @@ pub(super) enum Event {
     Secured,
     /// It hung up, or was hung up on.
     Ended,
+    /// The gateway does not serve it, as it says.
+    Declined(Uid),
     /// Time to look again for what is missing.
     Tick,
 }
@@ -156,6 +160,12 @@ impl Core {
                 self.forget_told();
                 self.secure_missing()
             }
+            Event::Declined(uid) => {
+                if let Some(volume) = self.volumes.get_mut(&uid) {
+                    volume.declined = true;
+                }
+                Vec::new()
+            }
             Event::Tick => self.secure_missing(),
         }
     }
@@ -170,9 +180,14 @@ impl Core {
         self.phase == Phase::Serving
     }
 
-    /// Both sockets are looked at again, also those in hand: somebody may have removed a name.
+    /// Both sockets are looked at again, also those in hand: somebody may have removed a name. What the gateway could not take,
+    /// for want of descriptors perhaps, is told once more: the kubelet publishes about once a minute.
     fn published(&mut self, uid: Uid) -> Vec<Effect> {
-        self.volume(&uid).identified = true;
+        let volume = self.volume(&uid);
+        volume.identified = true;
+        if std::mem::take(&mut volume.declined) {
+            (volume.ctl.told, volume.otlp.told) = (false, false);
+        }
         let mut effects: Vec<Effect> = Kind::ALL.map(|kind| Effect::Secure(uid.clone(), kind)).into();
         effects.extend(self.tell(&uid));
         effects
@@ -217,6 +232,7 @@ impl Core {
         for volume in self.volumes.values_mut() {
             volume.ctl.told = false;
             volume.otlp.told = false;
+            volume.declined = false;
         }
     }
 

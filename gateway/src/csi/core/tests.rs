@@ -420,3 +420,29 @@ fn nothing_is_told_before_the_list() {
     world.unpublish(3);
     world.check("after it was told", gateway);
 }
+
+/// Scenario: the gateway says that it does not serve a volume, because a descriptor did not reach it; then the kubelet publishes
+/// it again, and once more.
+/// Guarantees: it is told again, once, with both sockets; others are not, and its unpublish is still told.
+#[test]
+fn what_the_gateway_declined_is_told_again_when_the_kubelet_publishes_it() {
+    let mut core = Core::default();
+    for number in [1, 2] {
+        core.step(Event::Published(uid(number)));
+        Kind::ALL.map(|kind| core.step(Event::Bound(uid(number), kind)));
+    }
+    for event in [Event::Greeted, Event::GatewayReady, Event::Secured] {
+        core.step(event);
+    }
+    let tells = |effects: Vec<Effect>| {
+        let tells = effects.into_iter().filter(|effect| matches!(effect, Effect::Tell(_)));
+        tells.collect::<Vec<_>>()
+    };
+    assert!(core.step(Event::Declined(uid(1))).is_empty());
+    assert_eq!(tells(core.step(Event::Published(uid(2)))), []);
+    let again = [Effect::Tell(Tell::Volume(uid(1))), Effect::Tell(Tell::Otlp(uid(1)))];
+    assert_eq!(tells(core.step(Event::Published(uid(1)))), again);
+    assert_eq!(tells(core.step(Event::Published(uid(1)))), []);
+    core.step(Event::Declined(uid(1)));
+    assert_eq!(tells(core.step(Event::Unpublished(uid(1)))), [Effect::Tell(Tell::Unpublished(uid(1)))]);
+}

@@ -265,6 +265,9 @@ impl Driver {
             Ok(Some(ToDriver::Attached { uid, error: None })) => tracing::info!(uid, "the gateway serves a pod"),
             Ok(Some(ToDriver::Attached { uid, error: Some(error) })) => {
                 tracing::error!(uid, error, "the gateway does not serve a pod");
+                if let Some(uid) = Uid::parse(&uid) {
+                    self.step(Event::Declined(uid));
+                }
             }
             Ok(Some(ToDriver::Hello { .. })) => self.hang_up("it said HELLO twice"),
             Ok(None) => {}
