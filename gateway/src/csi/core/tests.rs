@@ -429,7 +429,9 @@ fn what_the_gateway_declined_is_told_again_when_the_kubelet_publishes_it() {
     let mut core = Core::default();
     for number in [1, 2] {
         core.step(Event::Published(uid(number)));
-        Kind::ALL.map(|kind| core.step(Event::Bound(uid(number), kind)));
+        for kind in Kind::ALL {
+            core.step(Event::Bound(uid(number), kind));
+        }
     }
     for event in [Event::Greeted, Event::GatewayReady, Event::Secured] {
         core.step(event);
