@@ -229,6 +229,9 @@ pub enum AppendError {
     /// The log's limit or the disk is full. Retryable, when something was delivered.
     #[error("the queue is full")]
     Full,
+    /// The data directory's filesystem has less free space than it must keep. Retryable, when it has more.
+    #[error("the node's disk is nearly full: data is taken again when node.min_free is there")]
+    LowSpace,
     /// The tenant's undelivered data is at its ceiling, or what is left is promised to others. Retryable, when something of it
     /// was delivered.
     #[error("the tenant's share of the queue's disk is used up")]
@@ -420,6 +423,8 @@ impl Queue {
         }
         let inbox = Arc::new(Inbox::new(config.inbox_bytes_max));
         let clock = Arc::new(Clock::after(recovery.newest_unix_ms));
+        // Told before the first request meets it.
+        log.look_at_space(clock.now_unix_ms());
         let writer = spawn(directory, (inbox.clone(), stats.clone(), clock.clone()), log, meta)
             .map_err(|source| directory::failure("starting the writer of", &config.data_dir, source))?;
         let queue = Self(Arc::new(Shared {

@@ -58,7 +58,8 @@ pub trait Tenants: Send + Sync + 'static {
     /// Whether the driver is there to tell which pods are gone. False until its first list is complete.
     fn announced(&self, announced: bool);
 
-    /// The driver's first list is complete: these are the uids of all pods, and whoever else was known is gone.
+    /// These are the uids of all pods, and whoever else was known is gone. Told when the driver's list is complete, and
+    /// again whenever a pod has gone.
     fn listed(&self, uids: &BTreeSet<Arc<str>>);
 
     /// Closes a listening socket where nobody waits for it.

@@ -142,6 +142,11 @@ impl<D: Disk> Appender<D> {
         self.disk.free().is_ok_and(|free| self.min_free.is_short(free))
     }
 
+    /// What the filesystem has left, if it can tell.
+    pub(crate) fn free_bytes(&self) -> Option<u64> {
+        self.disk.free().ok().map(|free| free.available)
+    }
+
     /// The boot epoch.
     pub(crate) fn epoch(&self) -> u32 {
         self.identity.epoch

@@ -326,7 +326,7 @@ impl<D: Disk> Log<D> {
     /// How much an append of the tenant must leave below the log's limit for others; or it is over its own limit.
     fn reserve_for(&self, tenant: TenantId, cost: u64) -> Result<u64, AppendError> {
         if self.stats.low.load(Ordering::Relaxed) {
-            return Err(AppendError::Full);
+            return Err(AppendError::LowSpace);
         }
         // What fragments of segments cost beside the records is not promised to anybody.
         match self.tenants.share(tenant, cost, self.appender.space.disk_bytes_max / 4 * 3) {
@@ -336,7 +336,7 @@ impl<D: Disk> Log<D> {
     }
 
     /// Looks at the filesystem's space at most once a second.
-    fn look_at_space(&mut self, now_unix_ms: u64) {
+    pub(crate) fn look_at_space(&mut self, now_unix_ms: u64) {
         if now_unix_ms < self.look_at_space_unix_ms {
             return;
         }
@@ -345,7 +345,9 @@ impl<D: Disk> Log<D> {
         if self.stats.low.swap(low, Ordering::Relaxed) != low {
             match low {
                 true => tracing::warn!(
-                    "the data directory's filesystem has less free space than node.min_free: data is refused until it has more"
+                    free_bytes = self.appender.free_bytes(),
+                    "the data directory's filesystem has less free space than node.min_free: data is refused until it has \
+                     more. Free some, or lower node.min_free"
                 ),
                 false => tracing::info!("the data directory's filesystem has enough free space again"),
             }

@@ -189,13 +189,14 @@ impl Client {
                 };
                 self.step(event);
             }
-            ToGateway::Unpublished { uid } => self.step(Event::Unpublished { uid: uid.into() }),
+            ToGateway::Unpublished { uid } => {
+                self.step(Event::Unpublished { uid: uid.into() });
+                self.tell_who_is_there();
+            }
             ToGateway::Ready => {
                 self.step(Event::Ready);
-                if self.connection.is_some() && !std::mem::replace(&mut self.has_listed, true) {
-                    let uids = lock(&self.shared.core).uids();
-                    self.tenants.listed(&uids);
-                }
+                self.has_listed |= self.connection.is_some();
+                self.tell_who_is_there();
             }
             ToGateway::Refused { reason } => {
                 self.pause = PAUSE_REFUSED;
@@ -205,6 +206,14 @@ impl Client {
         }
         // What the core did not ask for, it does not want.
         self.arrived = None;
+    }
+
+    /// Also after a pod has gone that never could be served: nobody else says so.
+    fn tell_who_is_there(&self) {
+        if self.has_listed {
+            let uids = lock(&self.shared.core).uids();
+            self.tenants.listed(&uids);
+        }
     }
 
     fn volume(&mut self, volume: pillion_proto::custody::Volume) -> Event {

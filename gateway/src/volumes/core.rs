@@ -150,9 +150,10 @@ impl Core {
         self.pods.len()
     }
 
-    /// Of all pods known.
+    /// Of all pods known, and of those whose beginning has not ended yet.
     pub(super) fn uids(&self) -> BTreeSet<Arc<str>> {
-        self.pods.keys().cloned().collect()
+        let beginning = self.names.values().filter_map(|served| served.changing.as_ref()?.as_ref());
+        self.pods.keys().cloned().chain(beginning.map(|to| to.info.uid.clone())).collect()
     }
 
     /// Whether something is to be tried again.
@@ -261,6 +262,10 @@ impl Core {
         let gone: Vec<_> = self.pods.values().filter(|pod| !pod.listed).map(|pod| pod.info.uid.clone()).collect();
         gone.iter().for_each(|uid| self.forget(uid, out));
         self.retry(out);
+        // A list may have brought a new `ctl` and lost the `otlp`: the old one is not served any longer.
+        for name in self.names.keys().cloned().collect::<Vec<_>>() {
+            self.look_at(&name, out);
+        }
         out.push(Effect::Announced(true));
     }
 

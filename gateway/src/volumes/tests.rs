@@ -241,7 +241,8 @@ fn cookies(sockets: &[OwnedFd; 2]) -> Vec<u64> {
 
 /// Scenario: a driver tells a pod, ends the connection, comes back, and finally unpublishes the pod.
 /// Guarantees: HELLO carries the lock; the pod is served with the very sockets of the driver, and answered for; after the
-/// second HELLO they are returned, and nothing is changed; the pod's end reaches the tenants, and all descriptors are closed.
+/// second HELLO they are returned, and nothing is changed; the pod's end reaches the tenants, who is left is told, and all
+/// descriptors are closed.
 #[test]
 fn a_pod_comes_the_driver_starts_again_the_pod_goes() {
     let ground = Ground::new();
@@ -269,7 +270,7 @@ fn a_pod_comes_the_driver_starts_again_the_pod_goes() {
     driver.tell(UID, "default", &sockets);
     driver.send(&ToGateway::Ready, None);
     assert_eq!(driver.attached(), (UID.to_owned(), None));
-    for told in ["Disposed", "Disposed", "Announced(true)"] {
+    for told in ["Disposed", "Disposed", "Announced(true)", &format!("Listed([{UID:?}])")] {
         ground.expect(told);
     }
 
@@ -277,7 +278,9 @@ fn a_pod_comes_the_driver_starts_again_the_pod_goes() {
     for told in ["Disposed", "Disposed"] {
         ground.expect(told);
     }
-    ground.expect(&format!("shop/web: Some({UID:?}) -> None"));
+    let mut told = [(); 2].map(|()| ground.next());
+    told.sort();
+    assert_eq!(told, ["Listed([])".to_owned(), format!("shop/web: Some({UID:?}) -> None")]);
 }
 
 /// Scenario: descriptors and names that are not a pod's, one after the other; then a good pod.

@@ -111,3 +111,20 @@ fn without_a_cluster_a_directory_in_use_is_an_error() {
     assert_eq!(plain.exit_code(), Some(4));
     assert!(plain.output().contains("data directory data is in use by process"), "{}", plain.output());
 }
+
+/// Scenario: the disk of the data directory has less free space than `node.min_free` asks for.
+/// Guarantees: the log says so with what is free and what to do, and so does /readyz for as long as it lasts; the gateway is
+/// ready all the same, because what is queued is delivered.
+#[test]
+fn a_disk_that_is_nearly_full_is_told() {
+    let dir = tempfile::tempdir().expect("writable");
+    let [admin] = free_ports();
+    let text = format!("node: {{data_dir: data, admin: '127.0.0.1:{admin}', min_free: 1000TiB}}\n");
+    fs::write(dir.path().join("full.yaml"), text).expect("writable");
+    let mut gateway = Process::start(dir.path(), &["run", "--config", "full.yaml"]);
+    let line = gateway.wait_for("less free space than node.min_free");
+    gateway.wait_for(READY);
+    assert!(line.contains("free_bytes") && line.contains("or lower node.min_free"), "{line}");
+    let (status, body) = get(admin, "/readyz");
+    assert!(status.contains(" 200 ") && body.contains("the disk is nearly full"), "{status} {body}");
+}

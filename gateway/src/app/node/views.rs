@@ -44,7 +44,8 @@ async fn readiness(stage: Arc<Stage>) -> Readiness {
     if !*node.serving.borrow() {
         reasons.push("draining: told to stop".to_owned());
     }
-    if node.queue.snapshot().poisoned {
+    let queue = node.queue.snapshot();
+    if queue.poisoned {
         reasons.push("the log is poisoned by a failed write or fsync; the worker is about to start again".to_owned());
     }
     if let Some(volumes) = node.volumes.as_ref().map(|volumes| volumes.snapshot())
@@ -56,7 +57,14 @@ async fn readiness(stage: Arc<Stage>) -> Readiness {
     if !node.registry.responsive(WORKERS_PATIENCE).await {
         reasons.push("a data worker does not answer".to_owned());
     }
-    Readiness::unless(reasons)
+    let mut readiness = Readiness::unless(reasons);
+    if queue.low {
+        // Ready all the same: what is queued is delivered, and another gateway would find the same disk.
+        let words =
+            "the disk is nearly full: data is refused until the filesystem of node.data_dir has node.min_free again";
+        readiness.reasons.push(words.to_owned());
+    }
+    readiness
 }
 
 fn tenants(node: &Node) -> Vec<TenantSource> {

@@ -95,7 +95,7 @@ fn intake_stops_before_the_filesystem_is_full_and_resumes() {
     let last = world.append(tenant, true, &[10]).expect("there is room");
     world.disk.set_faults(Faults { free: 149, ..Faults::default() });
     world.now += 1_000;
-    assert_eq!(world.append(tenant, true, &[10]), Err(AppendError::Full));
+    assert_eq!(world.append(tenant, true, &[10]), Err(AppendError::LowSpace));
     assert!(world.stats.snapshot().low);
     let cursor = CursorState {
         tenant,

@@ -171,6 +171,23 @@ fn one_socket_is_bound_anew() {
     );
 }
 
+/// Scenario: a driver that has started again tells a new `ctl` of a pod in its list, and its `otlp` is lost on the way.
+/// Guarantees: the new one is served all the same when the list is complete.
+#[test]
+fn a_list_that_lost_half_of_a_pod() {
+    tell(
+        &mut served(),
+        "gone: unannounced
+         connected: greet
+         welcomed: return 1, return 2, return 3, return 4, returned
+         vol a web 11: keep 11, close 1
+         vol b db 3: close copy
+         otlp b 4: close copy, attached b
+         ready: web: a -> a(11 2), announced
+         done web: attached a",
+    );
+}
+
 /// Scenario: a pod is deleted while the driver is away from the gateway.
 /// Guarantees: it is gone when the next list is complete and not before; the other one stays.
 #[test]
