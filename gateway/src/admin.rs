@@ -8,7 +8,7 @@
 //! / /tenants /sink           on a loopback address only: they show what pods sent
 //! ```
 //!
-//! - `server` accepts; `guard` decides who may ask (Host header, loopback); `route` maps a path to an answer.
+//! - `server` accepts; `socket` is the admin socket, DATA_DIR/admin.sock; `guard` decides who may ask (Host header, loopback); `route` maps a path to an answer.
 //! - `view` turns snapshots into what /tenants shows; `balance` closes the books; `html` is the table without a script.
 //! - `metrics` encodes snapshots for Prometheus; `process` reads what the kernel knows of this process.
 
@@ -20,6 +20,7 @@ mod metrics;
 mod process;
 mod route;
 mod server;
+mod socket;
 mod view;
 
 #[cfg(test)]
@@ -39,6 +40,7 @@ use crate::sink::Sink;
 use crate::{queue, tenant, volumes};
 
 pub use self::server::Server;
+pub use self::socket::NAME as SOCKET_NAME;
 
 /// Gives a present snapshot. Called on the control runtime for each request, so it must be quick and must not block.
 pub type Provider<T> = Box<dyn Fn() -> T + Send + Sync>;

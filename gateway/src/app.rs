@@ -6,6 +6,7 @@
 //! - [`csi`] starts the CSI driver, a process of its own.
 //! - [`validate`] prints all errors of a configuration.
 //! - [`inject`] puts shims into manifests.
+//! - [`queue`] shows what is queued and refused, and checks a data directory.
 //! - [`send`] is the one line to try it with.
 //! - [`node`] builds the worker out of everything else.
 
@@ -14,6 +15,7 @@ pub mod csi;
 pub mod exit;
 pub mod inject;
 pub mod node;
+pub mod queue;
 pub mod send;
 pub mod standalone;
 pub mod supervisor;
@@ -38,6 +40,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cli::Command::Validate(validate)) => validate::run(&validate),
         Ok(cli::Command::Send(send)) => send::run(&send),
         Ok(cli::Command::Inject(inject)) => inject::run(&inject),
+        Ok(cli::Command::Queue(queue)) => queue::run(&queue),
         Ok(cli::Command::Worker(worker)) => supervisor::worker(worker),
         Ok(command @ (cli::Command::Run(_) | cli::Command::Standalone(_))) => supervisor::run(&command, args),
     }

@@ -13,7 +13,7 @@
 //! - [`inject`] decides which pods get a shim, and writes it into manifests. Pure.
 //! - [`app`] reads the command line, supervises the worker, and puts the parts together. Only it names everything.
 //!
-//! Leaves: [`base`], [`config`], [`wire`], [`telemetry`], `sockets`, and `sys`, the only place with `unsafe`.
+//! Leaves: [`base`], [`config`], [`wire`], [`readable`] (OTLP for people), [`telemetry`], `sockets`, and `sys`, the only place with `unsafe`.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!(
@@ -32,6 +32,7 @@ pub mod intake;
 pub mod lifecycle;
 pub mod pipeline;
 pub mod queue;
+pub mod readable;
 pub mod sink;
 mod sockets;
 mod sys;

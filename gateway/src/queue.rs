@@ -10,6 +10,7 @@
 //! - `budget`: what a tenant's undelivered records take, and may take.
 //! - `index`, `reader`, `scan`: finding records again, by the index or in spite of damage.
 //! - `recovery`: from files to a log.
+//! - `verify`: all of it, looked at and not touched.
 //! - `writer`, `directory`, `meta`: threads, lock and sled around it.
 //! - `clock`: the log's own time, by which ages are counted.
 //! - `disk`: the filesystem, real and simulated.
@@ -34,6 +35,7 @@ mod stats;
 mod tenants;
 #[cfg(test)]
 mod tests;
+mod verify;
 mod writer;
 
 use std::path::PathBuf;
@@ -52,6 +54,7 @@ use crate::base::mailbox::Mailbox;
 use crate::base::{Batch, DestinationName, Sequence, Signal, TenantId, TenantName};
 
 pub use directory::DirectoryLock;
+pub use verify::{Checked, Finding, Severity, verify};
 
 use clock::Clock;
 use directory::Directory;
@@ -314,6 +317,16 @@ pub enum OpenError {
         dir: PathBuf,
         /// The holder's pid, or `unknown`.
         holder: String,
+    },
+    /// Other users of the machine could read or change it.
+    #[error("data directory {dir} {problem}: {advice}")]
+    Exposed {
+        /// The directory.
+        dir: PathBuf,
+        /// What is wrong.
+        problem: String,
+        /// What to do.
+        advice: String,
     },
     /// Written by a newer release.
     #[error(

@@ -6,6 +6,8 @@ mod cluster;
 mod inject;
 #[path = "processes/process.rs"]
 mod process;
+#[path = "processes/queue.rs"]
+mod queue;
 #[path = "processes/send.rs"]
 mod send;
 #[path = "processes/standalone.rs"]

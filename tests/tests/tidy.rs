@@ -13,6 +13,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("sys", &[]),
     ("sockets", &["sys"]),
     ("wire", &["base"]),
+    // For tools; not on the way of a request.
+    ("readable", &["base"]),
     ("config", &["base"]),
     ("telemetry", &[]),
     ("pipeline", &["base", "wire"]),
@@ -25,7 +27,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("volumes", &["base", "config", "sys"]),
     // A process of its own, beside the gateway.
     ("csi", &["sockets", "sys"]),
-    ("admin", &["base", "export", "lifecycle", "queue", "sink", "tenant", "volumes"]),
+    ("admin", &["base", "export", "lifecycle", "queue", "sink", "sockets", "sys", "tenant", "volumes"]),
     ("inject", &[]),
     // The composition root: only it names everything.
     (

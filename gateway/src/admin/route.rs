@@ -25,9 +25,7 @@ const ITEMS_MAX: usize = 200;
 
 /// Answers one request; its body, if there is one, is ignored.
 pub(super) async fn answer<B>(request: &Request<B>, ends: Ends, context: &Context) -> Answer {
-    let host = request.uri().authority().map(http::uri::Authority::as_str);
-    let host = host.or_else(|| request.headers().get(HOST).and_then(|host| host.to_str().ok()));
-    if let Err(refusal) = guard::check_host(host, ends.local) {
+    if let Err(refusal) = check_host(request, ends) {
         return refused(refusal, ends);
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -37,11 +35,26 @@ pub(super) async fn answer<B>(request: &Request<B>, ends: Ends, context: &Contex
         "/livez" => text(StatusCode::OK, "alive"),
         "/readyz" => readiness(&(context.sources.readiness)().await, wants_json(request)),
         "/metrics" => scrape(context),
-        path @ ("/" | "/tenants" | "/sink") => match guard::check_local(ends.local, ends.peer) {
+        path @ ("/" | "/tenants" | "/sink") => match check_local(ends) {
             Ok(()) => local(path, request, context),
             Err(refusal) => refused(refusal, ends),
         },
         _ => text(StatusCode::NOT_FOUND, HINT),
+    }
+}
+
+/// Nobody is misled to the admin socket: whoever connects to it has named it.
+fn check_host<B>(request: &Request<B>, ends: Ends) -> Result<(), Refusal> {
+    let Ends::Network { local, .. } = ends else { return Ok(()) };
+    let host = request.uri().authority().map(http::uri::Authority::as_str);
+    let host = host.or_else(|| request.headers().get(HOST).and_then(|host| host.to_str().ok()));
+    guard::check_host(host, local)
+}
+
+fn check_local(ends: Ends) -> Result<(), Refusal> {
+    match ends {
+        Ends::Network { local, peer } => guard::check_local(local, peer),
+        Ends::Socket => Ok(()),
     }
 }
 
@@ -87,15 +100,19 @@ fn readiness(readiness: &Readiness, as_json: bool) -> Answer {
 }
 
 fn refused(refusal: Refusal, ends: Ends) -> Answer {
+    let local = match ends {
+        Ends::Network { local, .. } => local.to_string(),
+        Ends::Socket => "of the socket".to_owned(),
+    };
     match refusal {
         Refusal::NoHost => text(StatusCode::BAD_REQUEST, "a Host header is required"),
         Refusal::ForeignHost => text(
             StatusCode::MISDIRECTED_REQUEST,
-            format!("the Host header names somebody else: use localhost, or the address {}", ends.local),
+            format!("the Host header names somebody else: use localhost, or the address {local}"),
         ),
         Refusal::NotLocal => text(
             StatusCode::FORBIDDEN,
-            "this shows what pods sent, so only on a loopback address: use `kubectl port-forward`, or an SSH tunnel",
+            "this shows what pods sent, so only on a loopback address or the admin socket: use `kubectl port-forward`, or an SSH tunnel",
         ),
     }
 }

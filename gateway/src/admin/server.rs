@@ -1,12 +1,13 @@
-//! Accepts on the admin address and serves HTTP/1.1, within limits.
+//! Accepts on the admin address and the admin socket, and serves HTTP/1.1, within limits.
 //!
-//! Owns one task for the listener and one for each connection, all of which end with the [`Server`]. A client may not
+//! Owns one task for each listener and one for each connection, all of which end with the [`Server`]. A client may not
 //! hold a connection by sending slowly, by not reading, or by being many: beyond [`CONNECTIONS_MAX`] it waits in the
 //! kernel's backlog.
 
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,13 +17,15 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::Sources;
 use super::metrics::Series;
 use super::route;
+use super::socket::{self, Name};
 
 /// Open connections; more wait in the backlog.
 const CONNECTIONS_MAX: usize = 64;
@@ -47,7 +50,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Server {
     address: SocketAddr,
     stop: watch::Sender<bool>,
-    listener: JoinSet<()>,
+    listeners: JoinSet<()>,
+    context: Arc<Context>,
+    socket: Option<Name>,
 }
 
 /// What all connections share.
@@ -59,9 +64,23 @@ pub(super) struct Context {
 
 /// The two ends of a connection.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Ends {
-    pub(super) local: IpAddr,
-    pub(super) peer: IpAddr,
+pub(super) enum Ends {
+    /// Over the network, or this machine's loopback.
+    Network { local: IpAddr, peer: IpAddr },
+    /// Over the admin socket, by somebody whom the kernel knows as our user or as root.
+    Socket,
+}
+
+#[derive(Debug)]
+enum Listener {
+    Network(TcpListener),
+    Socket(UnixListener),
+}
+
+#[derive(Debug)]
+enum Stream {
+    Network(TcpStream, Ends),
+    Socket(UnixStream),
 }
 
 impl Server {
@@ -72,9 +91,23 @@ impl Server {
         let accepting = TcpListener::from_std(listener)?;
         let stop = watch::Sender::new(false);
         let context = Arc::new(Context { sources, series: Series::default() });
-        let mut listener = JoinSet::new();
-        listener.spawn(accept(accepting, context, stop.subscribe()));
-        Ok(Self { address, stop, listener })
+        let mut listeners = JoinSet::new();
+        listeners.spawn(accept(Listener::Network(accepting), context.clone(), stop.subscribe()));
+        Ok(Self { address, stop, listeners, context, socket: None })
+    }
+
+    /// Serves on the admin socket of a data directory too, in the place of whatever has its name there: only for whoever has
+    /// the directory's lock.
+    pub fn serve_at(&mut self, data_dir: &Path) -> io::Result<()> {
+        let (listener, name) = socket::bind(data_dir)?;
+        self.listeners.spawn(accept(Listener::Socket(listener), self.context.clone(), self.stop.subscribe()));
+        self.socket = Some(name);
+        Ok(())
+    }
+
+    /// Takes the admin socket's name away, before the directory's lock is given up.
+    pub fn withdraw(&mut self) {
+        self.socket = None;
     }
 
     /// Where it listens.
@@ -89,11 +122,11 @@ impl Server {
 
     /// Resolves when, after [`Server::stop`], the last connection is closed: at most ten seconds later.
     pub async fn stopped(mut self) {
-        while self.listener.join_next().await.is_some() {}
+        while self.listeners.join_next().await.is_some() {}
     }
 }
 
-async fn accept(listener: TcpListener, context: Arc<Context>, mut stop: watch::Receiver<bool>) {
+async fn accept(listener: Listener, context: Arc<Context>, mut stop: watch::Receiver<bool>) {
     let mut connections = JoinSet::new();
     let mut stopping = pin!(stopped(stop.clone()));
     loop {
@@ -101,9 +134,13 @@ async fn accept(listener: TcpListener, context: Arc<Context>, mut stop: watch::R
             () = &mut stopping => break,
             Some(_ended) = connections.join_next() => {}
             accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
-                Ok((stream, peer)) => {
-                    connections.spawn(serve(stream, peer, context.clone(), stop.clone()));
+                Ok(Some(Stream::Network(stream, ends))) => {
+                    connections.spawn(serve(stream, ends, context.clone(), stop.clone()));
                 }
+                Ok(Some(Stream::Socket(stream))) => {
+                    connections.spawn(serve(stream, Ends::Socket, context.clone(), stop.clone()));
+                }
+                Ok(None) => {}
                 Err(error) => {
                     tracing::debug!(%error, "the admin server cannot accept");
                     let _ended_early = tokio::time::timeout(ACCEPT_PAUSE, stop.changed()).await;
@@ -115,9 +152,29 @@ async fn accept(listener: TcpListener, context: Arc<Context>, mut stop: watch::R
     while connections.join_next().await.is_some() {}
 }
 
-async fn serve(stream: TcpStream, peer: SocketAddr, context: Arc<Context>, stop: watch::Receiver<bool>) {
-    let Ok(local) = stream.local_addr() else { return };
-    let ends = Ends { local: local.ip(), peer: peer.ip() };
+impl Listener {
+    /// The next connection; `None`: of somebody who may not ask. Cancel safe.
+    async fn accept(&self) -> io::Result<Option<Stream>> {
+        match self {
+            Self::Network(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                let Ok(local) = stream.local_addr() else { return Ok(None) };
+                Ok(Some(Stream::Network(stream, Ends::Network { local: local.ip(), peer: peer.ip() })))
+            }
+            Self::Socket(listener) => {
+                let (stream, _) = listener.accept().await?;
+                Ok(socket::is_trusted(&stream).then_some(Stream::Socket(stream)))
+            }
+        }
+    }
+}
+
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ends: Ends,
+    context: Arc<Context>,
+    stop: watch::Receiver<bool>,
+) {
     let service = service_fn(move |request: Request<Incoming>| {
         let context = context.clone();
         async move { Ok::<_, Infallible>(route::answer(&request, ends, &context).await) }

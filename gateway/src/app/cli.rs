@@ -1,5 +1,7 @@
 //! The command line: arguments in, a [`Command`] out. Does nothing else.
 
+pub mod queue;
+
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -19,12 +21,14 @@ Examples:
   pillion validate pillion.yaml                               show every mistake in a configuration, with its line
   pillion run --config pillion.yaml                           what the DaemonSet runs
   pillion inject -f shop.yaml | kubectl apply -f -            manifests with the shim, without a cluster's help
+  pillion queue verify ./pillion-data                         check every byte that is queued
 
 Exit status:
   0 stopped as asked        3 invalid configuration          6 a port is taken
   1 failed, see the log     4 data directory in use          7 the queue's log is poisoned; start again to recover
   2 wrong command line      5 data directory unusable        8 the supervisor is gone
-                                                             9 inject: asked for, and not done";
+                                                             9 inject: asked for, and not done
+                                                            10 queue verify: something is damaged";
 
 const RUN_HELP: &str = "\
 The process supervises a worker: a worker that crashes is started again at once, then with a delay of at most a quarter of
@@ -103,6 +107,8 @@ pub enum Command {
     Send(SendArgs),
     /// Put the shim into manifests.
     Inject(InjectArgs),
+    /// Look at what is queued and at what was refused.
+    Queue(queue::QueueArgs),
     /// The shim; its arguments, beginning with the program's name.
     Shim(Vec<OsString>),
     /// What a supervisor starts.
@@ -275,6 +281,8 @@ enum Verb {
     /// Put the shim into the pods of manifests that ask for it, offline
     #[command(after_help = INJECT_HELP)]
     Inject(InjectArgs),
+    /// Look at what is queued and at what was refused, and check the data directory
+    Queue(queue::QueueArgs),
     /// Run the shim, the process in the pod (`pillion shim --help` shows its own arguments)
     #[command(disable_help_flag = true, disable_version_flag = true)]
     Shim(Rest),
@@ -323,6 +331,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Stop> 
         Verb::Validate(args) => Command::Validate(args),
         Verb::Send(args) => Command::Send(args),
         Verb::Inject(args) => Command::Inject(args),
+        Verb::Queue(args) => Command::Queue(args),
         Verb::Shim(rest) => Command::Shim(std::iter::once("pillion shim".into()).chain(rest.args).collect()),
         Verb::Worker(worker) => {
             let inner = parse(std::iter::once("pillion".into()).chain(worker.command))?;
@@ -454,6 +463,8 @@ mod tests {
             ("csi --node-name n --kubelet-dir kubelet", "the whole path"),
             ("csi --node-name n --gateway-id x", "--gateway-id"),
             ("inject --namespace-labels a", "key=value"),
+            ("queue verfy x", "'verify'"),
+            ("queue verify", "<DIR>"),
         ] {
             let (stderr, text) = stop(line);
             assert!(stderr && text.contains(part), "{line}: {text}");
@@ -472,6 +483,7 @@ mod tests {
             "validate --help",
             "send --help",
             "inject --help",
+            "queue verify --help",
         ] {
             let (stderr, text) = stop(line);
             assert!(!stderr && text.contains("Example"), "{line}: {text}");

@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use crate::queue::OpenError;
+
 /// An exit status. The number never changes its meaning between releases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -26,10 +28,12 @@ pub enum Exit {
     Orphaned = 8,
     /// `pillion inject`: a pod asks for a shim and cannot have it.
     NotInjected = 9,
+    /// `pillion queue verify`: something is not as it was written.
+    Damaged = 10,
 }
 
 impl Exit {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Ok,
         Self::Failure,
         Self::Usage,
@@ -40,11 +44,20 @@ impl Exit {
         Self::PoisonedLog,
         Self::Orphaned,
         Self::NotInjected,
+        Self::Damaged,
     ];
 
     /// The status of that number; anything that is none of ours (101 is a panic) is `None`.
     pub fn from_number(number: i32) -> Option<Self> {
         Self::ALL.into_iter().find(|exit| i32::from(*exit as u8) == number)
+    }
+
+    /// Why a data directory does not open.
+    pub fn of_queue(error: &OpenError) -> Self {
+        match error {
+            OpenError::Locked { .. } => Self::DataDirLocked,
+            OpenError::Exposed { .. } | OpenError::NewerFormat { .. } | OpenError::Io { .. } => Self::DataDirUnusable,
+        }
     }
 
     /// Whether a worker that ended so is started again. The others say something that only a person can change.
@@ -65,6 +78,7 @@ impl Exit {
             Self::PoisonedLog => "poisoned log",
             Self::Orphaned => "supervisor gone",
             Self::NotInjected => "not injected",
+            Self::Damaged => "damage found",
         }
     }
 }

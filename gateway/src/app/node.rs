@@ -105,7 +105,7 @@ async fn work(config: Arc<Config>, options: &WorkerOptions) -> Result<Exit, Refu
     let mut stop = Stop::listen()?;
     let stage = Arc::new(Stage::starting());
     let listener = bind_admin(&config)?;
-    let admin = admin::Server::start(listener, views::sources(&stage, options))
+    let mut admin = admin::Server::start(listener, views::sources(&stage, options))
         .map_err(|error| Refused::failure("the admin server does not start", &error))?;
     let node = tokio::select! {
         started = start(&config, &stage) => started?,
@@ -114,6 +114,9 @@ async fn work(config: Arc<Config>, options: &WorkerOptions) -> Result<Exit, Refu
             return Ok(Exit::Ok);
         }
     };
+    if let Err(error) = admin.serve_at(&config.node.data_dir) {
+        tracing::warn!(%error, "there is no admin socket in the data directory: `pillion queue` cannot ask this gateway");
+    }
     if options.standalone && options.restarts == 0 {
         // A terminal that is gone is no reason not to serve.
         let _ = std::io::stdout().write_all(standalone::banner(&config).as_bytes());

@@ -1,7 +1,10 @@
 //! The data directory: who has it, and which format it is.
 //!
 //! Owns `lock` and `format`. The lock is flock's, so it ends with the process, however that ends. In an orderly end it is
-//! given up by name: a duplicate of its descriptor that is still on its way to the CSI driver must not keep it.
+//! given up by name: a duplicate of its descriptor that is still on its way to the CSI driver must not keep it. Nobody gets
+//! it who might have to share the directory with other users: see `access`.
+
+mod access;
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
@@ -33,6 +36,7 @@ impl DirectoryLock {
     /// Makes the directory if it is absent, and takes its lock; [`OpenError::Locked`] if another process has it.
     pub fn take(path: &Path) -> Result<Self, OpenError> {
         make(path)?;
+        access::check(path)?;
         let mut file = open_lock(path)?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Self::taken(path, file),
@@ -45,6 +49,7 @@ impl DirectoryLock {
     /// is called once, and the kernel wakes this thread when the lock is free. Blocking, for as long as that takes.
     pub fn wait(path: &Path, occupied: impl FnOnce()) -> Result<Self, OpenError> {
         let failed = |error: rustix::io::Errno| failure("locking", &path.join("lock"), error.into());
+        access::check(path)?;
         let file = open_lock(path)?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Self::taken(path, file),
@@ -57,6 +62,21 @@ impl DirectoryLock {
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(failed(error)),
             }
+        }
+    }
+
+    /// The lock of a directory in which nothing is to be changed, not even the lock's own file; `None` where that is absent:
+    /// then nobody has it.
+    pub(crate) fn look(path: &Path) -> Result<Option<Self>, OpenError> {
+        let mut file = match File::open(path.join("lock")) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(failure("opening", &path.join("lock"), source)),
+        };
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Self { path: path.to_owned(), file })),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(locked(path, &mut file)),
+            Err(error) => Err(failure("locking", &path.join("lock"), error.into())),
         }
     }
 
@@ -126,7 +146,7 @@ fn locked(path: &Path, lock: &mut File) -> OpenError {
 }
 
 /// Which log it is. Only an intact first line with a newer number stops a start; damage does not.
-fn read_format(path: &Path) -> Result<Option<u64>, OpenError> {
+pub(crate) fn read_format(path: &Path) -> Result<Option<u64>, OpenError> {
     let file = path.join("format");
     let mut text = String::new();
     match File::open(&file).and_then(|opened| opened.take(256).read_to_string(&mut text)) {
@@ -141,6 +161,11 @@ fn read_format(path: &Path) -> Result<Option<u64>, OpenError> {
         Some(VERSION) => Ok(lines.next().and_then(|line| u64::from_str_radix(line.strip_prefix("log ")?, 16).ok())),
         _ => Ok(None),
     }
+}
+
+/// Whether other users could read or change what is in the directory, in words. Nothing is changed.
+pub(crate) fn exposed(path: &Path) -> Result<Option<String>, OpenError> {
+    access::exposed(path)
 }
 
 /// An `OpenError::Io`.

@@ -191,7 +191,8 @@ impl<D: Disk> Segment<D> {
         Ok(after(&entries, wanted))
     }
 
-    fn entries_from_disk(&self, disk: &D, range: &Range, wanted: Wanted) -> Option<Vec<Entry>> {
+    /// The same from the index on disk alone; `None` where that is damaged.
+    pub(crate) fn entries_from_disk(&self, disk: &D, range: &Range, wanted: Wanted) -> Option<Vec<Entry>> {
         let seed = self.key.seed();
         let block = |number: usize| {
             let (offset, count) = range.block(number);

@@ -77,6 +77,16 @@ impl Survey {
         self.segments.iter().find_map(|(_, header)| header.map(|header| header.log_id))
     }
 
+    /// In order of their numbers.
+    pub(crate) fn segments(&self) -> &[(SegmentKey, Option<SegmentHeader>)] {
+        &self.segments
+    }
+
+    /// Files without records.
+    pub(crate) fn spares(&self) -> &[SegmentKey] {
+        &self.spares
+    }
+
     /// Whether there is anything that metadata could have been about.
     pub(crate) fn has_segments(&self) -> bool {
         !self.segments.is_empty()
@@ -214,7 +224,8 @@ fn load<D: Disk>(disk: &D, key: SegmentKey, damaged: &AtomicU64) -> Result<Segme
     }
 }
 
-fn load_sealed<D: Disk>(disk: &D, key: SegmentKey, file: &Arc<D::File>, length: u64) -> Option<Segment<D>> {
+/// A segment by its footer; `None` where that is not intact.
+pub(crate) fn load_sealed<D: Disk>(disk: &D, key: SegmentKey, file: &Arc<D::File>, length: u64) -> Option<Segment<D>> {
     let seed = key.seed();
     let mut bytes = [0; TRAILER_BYTES];
     let at = length.checked_sub(TRAILER_BYTES as u64)?;

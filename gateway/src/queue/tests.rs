@@ -11,6 +11,7 @@
 #![expect(clippy::cast_possible_truncation, reason = "numbers of tests are small")]
 
 mod budgets;
+mod checks;
 mod churn;
 mod files;
 mod golden;

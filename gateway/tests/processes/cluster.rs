@@ -87,7 +87,7 @@ fn a_data_directory_is_waited_for() {
     let (mut gateway, admin) = start(dir.path(), "data");
     gateway.wait_for("waiting for the CSI driver to prepare the data directory");
     let (status, body) = get(admin, "/readyz");
-    assert!(status.contains(" 503 ") && body.contains("prepare the data directory: opening data/lock"), "{body}");
+    assert!(status.contains(" 503 ") && body.contains("prepare the data directory: looking at data"), "{body}");
     assert!(!dir.path().join("data").exists());
     fs::create_dir(dir.path().join("data")).expect("writable");
     gateway.wait_for(READY);

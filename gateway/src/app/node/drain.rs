@@ -27,11 +27,13 @@ const QUEUE_MIN: Duration = Duration::from_millis(300);
 
 pub(super) async fn run(
     node: Arc<Node>,
-    admin: admin::Server,
+    mut admin: admin::Server,
     again: impl Future<Output = ()>,
     options: &WorkerOptions,
 ) -> Exit {
     let started = Instant::now();
+    // Its name belongs to whoever has the lock, which is given up below.
+    admin.withdraw();
     let received: u64 = node.registry.all().iter().map(|tenant| stats::total(&tenant.stats().accepted)).sum();
     if let Some(volumes) = &node.volumes {
         // First: a pod that comes now is the next gateway's.

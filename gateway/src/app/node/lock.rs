@@ -53,15 +53,16 @@ fn occupied(dir: &Path, stage: &Stage) {
 }
 
 fn is_not_prepared(error: &OpenError) -> bool {
-    matches!(error, OpenError::Io { source, .. } if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied))
+    match error {
+        OpenError::Io { source, .. } => matches!(source.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied),
+        // As the kubelet makes it for a hostPath: the driver gives it the gateway's group and closes it to others.
+        OpenError::Exposed { .. } => true,
+        OpenError::Locked { .. } | OpenError::NewerFormat { .. } => false,
+    }
 }
 
 impl Refused {
     pub(super) fn of_queue(error: OpenError) -> Self {
-        let exit = match error {
-            OpenError::Locked { .. } => Exit::DataDirLocked,
-            OpenError::NewerFormat { .. } | OpenError::Io { .. } => Exit::DataDirUnusable,
-        };
-        Self { exit, words: error.to_string() }
+        Self { exit: Exit::of_queue(&error), words: error.to_string() }
     }
 }

@@ -26,7 +26,7 @@ fn config(dir: &Path) -> Config {
     }
 }
 
-fn open(dir: &Path) -> (Queue, Recovery) {
+pub(super) fn open(dir: &Path) -> (Queue, Recovery) {
     Queue::open(config(dir), Arc::new(Handoff::new(1 << 20))).expect("the queue opens")
 }
 
@@ -58,7 +58,7 @@ fn batch(tenant: TenantId, number: u64) -> Batch {
 }
 
 /// Appends so many records and waits until all are durable.
-fn fill(queue: &Queue, tenant: TenantId, count: u64) {
+pub(super) fn fill(queue: &Queue, tenant: TenantId, count: u64) {
     let mailbox = Arc::new(Mailbox::default());
     for number in 0..count {
         let reply = Some(Reply { mailbox: mailbox.clone(), ticket: number });
@@ -87,7 +87,7 @@ fn assert_has(queue: &Queue, tenant: TenantId, count: u64) {
     }
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("a new directory");
     for entry in std::fs::read_dir(from).expect("it lists") {
         let entry = entry.expect("an entry");
@@ -100,7 +100,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-fn checkpoint(queue: &Queue, tenant: TenantId, acknowledged: Sequence) {
+pub(super) fn checkpoint(queue: &Queue, tenant: TenantId, acknowledged: Sequence) {
     let cursor = |name| CursorState {
         tenant,
         destination: destination(name),
