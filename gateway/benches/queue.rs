@@ -18,7 +18,7 @@ use bytes::Bytes;
 use pillion_gateway::base::handoff::{Arrival, Handoff};
 use pillion_gateway::base::mailbox::Mailbox;
 use pillion_gateway::base::{Batch, DestinationName, Sequence, Signal, TenantId, TenantName};
-use pillion_gateway::queue::{Append, Completion, Config, CursorState, Queue, Reply, TenantRecord};
+use pillion_gateway::queue::{Append, Completion, Config, CursorOf, CursorState, Queue, Reply, TenantRecord};
 use rustix::fs::FallocateFlags;
 use rustix::time::ClockId;
 use smallvec::smallvec;
@@ -232,10 +232,10 @@ impl Driver<'_> {
     fn checkpoint(&self, tenants: &[TenantId]) {
         let cursor = |tenant: &TenantId| CursorState {
             tenant: *tenant,
-            destination: self.destination.clone(),
+            of: CursorOf::Delivery(self.destination.clone(), Signal::Traces),
             acknowledged: self.last[tenant.0 as usize],
             beyond: Vec::new(),
-            delivered_items: [0; 3],
+            delivered_items: 0,
         };
         self.queue.checkpoint(tenants.iter().map(cursor).collect()).expect("it fits");
     }

@@ -8,6 +8,7 @@ mod classify;
 mod client;
 mod connector;
 mod cursor;
+mod cursors;
 mod desk;
 mod drr;
 mod engine;

@@ -6,7 +6,7 @@
 //!
 //! - `format`, `record`, `footer`: the bytes on disk, with their pseudo-structs.
 //! - `log`: the writer's core, step by step, over a `group` of requests; `appender` and `space` put records and files where they belong.
-//! - `tenants`: who is known, how far each cursor is, and what that makes done.
+//! - `tenants`: who is known, how far each `cursor` is, and what that makes done.
 //! - `budget`: what a tenant's undelivered records take, and may take.
 //! - `index`, `reader`, `scan`: finding records again, by the index or in spite of damage.
 //! - `recovery`: from files to a log.
@@ -18,6 +18,7 @@
 mod appender;
 mod budget;
 mod clock;
+mod cursor;
 mod directory;
 mod disk;
 mod footer;
@@ -53,6 +54,7 @@ use crate::base::ledger::MemoryLimit;
 use crate::base::mailbox::Mailbox;
 use crate::base::{Batch, DestinationName, Sequence, Signal, TenantId, TenantName};
 
+pub use cursor::{CursorOf, CursorState};
 pub use directory::DirectoryLock;
 pub use verify::{Checked, Finding, Severity, verify};
 
@@ -177,21 +179,6 @@ pub struct Departure {
     pub tenant: TenantId,
     /// Registrations before it.
     pub(crate) seen: u64,
-}
-
-/// How far one destination has come with one tenant.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CursorState {
-    /// Whose records.
-    pub tenant: TenantId,
-    /// Where to.
-    pub destination: DestinationName,
-    /// Every record up to and including this one is done (delivered, dead letter, or not for this destination).
-    pub acknowledged: Sequence,
-    /// Records after it that are done as well, in order. Bounded by the window of the destination.
-    pub beyond: Vec<Sequence>,
-    /// Items delivered through this cursor since the tenant's first record, by signal: for the balance across restarts.
-    pub delivered_items: [u64; 3],
 }
 
 /// Parts of one request that commit together, and whom to tell.

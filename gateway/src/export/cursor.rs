@@ -1,4 +1,4 @@
-//! How far one destination has come with one tenant, in memory.
+//! How far one destination has come with one signal of one tenant, in memory.
 //!
 //! Pure. Answers come out of order, so it keeps what is loaded and not yet done, and what is done beyond the first gap.
 //!

@@ -382,7 +382,7 @@ impl Engine {
         for number in &numbers {
             let Some(lane) = self.lanes.at(*number) else { continue };
             lane.dirty = false;
-            states.push(lane.state(self.outlets[lane.outlet].gauge.name().clone()));
+            states.extend(lane.states(self.outlets[lane.outlet].gauge.name()));
         }
         (self.done_records, self.checkpoint_due) = (0, None);
         self.checkpointed = (self.now, next_interval(self.checkpointed.1));

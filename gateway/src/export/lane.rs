@@ -1,11 +1,11 @@
-//! One tenant at one destination: its cursor, and the part of its backlog that is in memory.
+//! One tenant at one destination: its cursors, and the part of its backlog that is in memory.
 //!
 //! Owns what is loaded and not in flight. Never reads, sends or waits; it forgets payloads when it is told to, since the
 //! log still has them.
 //!
 //! ```text
 //! log  ... acknowledged | in flight, ready, suspects | (not loaded) | ahead | -> tail
-//!                                             cursor.seen                      the tenant's last record
+//!                                             cursors.seen                     the tenant's last record
 //! fresh      ack memory: in no log yet, sent first
 //! suspects   refused alone; tried again when the destination has accepted something since
 //! ahead      arrived behind a gap that is to be read from the log first
@@ -26,11 +26,12 @@ use smallvec::SmallVec;
 use super::board::LaneGauge;
 use super::breaker::{Blame, Verdicts};
 use super::cursor::Cursor;
+use super::cursors::{Cursors, Met};
 use super::drr::Head;
 use super::merge::{Key, LONE_BYTES_MIN, Record};
 use crate::base::handoff::Committed;
 use crate::base::{DestinationName, Sequence, Signal, TenantId};
-use crate::queue::{CursorState, Stored};
+use crate::queue::{CursorOf, CursorState, Stored};
 
 /// Records loaded and in the cursor's books: bounds a checkpoint to 128 KiB a lane.
 const BOOKED_RECORDS_MAX: usize = 16 * 1024;
@@ -43,8 +44,7 @@ const SUSPECTS_MAX: usize = 64;
 pub(crate) struct Lane {
     pub(crate) tenant: TenantId,
     pub(crate) outlet: usize,
-    pub(crate) routed: [bool; 3],
-    pub(crate) cursor: Cursor,
+    pub(crate) cursors: Cursors,
     pub(crate) tail: Sequence,
     ready: [VecDeque<Record>; 3],
     fresh: [VecDeque<Record>; 3],
@@ -104,24 +104,24 @@ impl Drop for Meter {
 }
 
 impl Lane {
-    /// `state` as recovered; a new lane begins before the tenant's first record.
+    /// The states as recovered, by signal; without one it begins before the tenant's first record.
     pub(crate) fn new(
         tenant: TenantId,
         outlet: usize,
-        state: Option<&CursorState>,
+        states: [Option<&CursorState>; 3],
         gauge: Arc<LaneGauge>,
         shared: Rc<Cell<usize>>,
     ) -> Self {
-        let cursor = match state {
+        let cursor = |state: Option<&CursorState>| match state {
             Some(state) => Cursor::recovered(state.acknowledged, &state.beyond),
             None => Cursor::recovered(Sequence::ZERO, &[]),
         };
+        let furthest = states.iter().flatten().map(|state| state.acknowledged).max();
         Self {
             tenant,
             outlet,
-            routed: [false; 3],
-            tail: cursor.acknowledged(),
-            cursor,
+            tail: furthest.unwrap_or(Sequence::ZERO),
+            cursors: Cursors::recovered(states.map(cursor)),
             ready: Default::default(),
             fresh: Default::default(),
             suspects: VecDeque::new(),
@@ -146,7 +146,7 @@ impl Lane {
             oldest_unix_ms: None,
             moved: false,
             gauge,
-            delivered_items: state.map_or([0; 3], |state| state.delivered_items),
+            delivered_items: states.map(|state| state.map_or(0, |state| state.delivered_items)),
         }
     }
 
@@ -165,22 +165,13 @@ impl Lane {
     pub(crate) fn wants_read(&self) -> bool {
         let arrived = self.ahead.front().map_or(self.tail, |first| first.previous);
         let certain = self.spills.front().map_or(self.tail, |(_, after)| *after);
-        let missing = self.is_routed() && self.cursor.seen() < arrived.min(certain).min(self.tail);
-        missing && !self.reading && self.cursor.len() < BOOKED_RECORDS_MAX && self.suspects.len() < SUSPECTS_MAX
+        let missing = self.cursors.is_routed() && self.cursors.seen() < arrived.min(certain).min(self.tail);
+        missing && !self.reading && self.cursors.len() < BOOKED_RECORDS_MAX && self.suspects.len() < SUSPECTS_MAX
     }
 
     /// Nothing is left to do: no record, no request, no read.
     pub(crate) fn is_idle(&self) -> bool {
-        self.flying == 0
-            && !self.reading
-            && self.spills.is_empty()
-            && !self.has_unsent()
-            && (!self.is_routed() || self.cursor.acknowledged() >= self.tail)
-    }
-
-    /// Whether anything goes here. If not, its cursor stays: what it had not delivered waits for the route to return.
-    fn is_routed(&self) -> bool {
-        self.routed.contains(&true)
+        self.flying == 0 && !self.reading && self.spills.is_empty() && !self.has_unsent() && self.is_caught_up()
     }
 
     /// Whether anything is in memory to be sent.
@@ -191,14 +182,14 @@ impl Lane {
     /// A record was committed. With `room`, its payload is kept until it is sent.
     pub(crate) fn offer(&mut self, arrival: &Committed, room: bool) {
         self.tail = self.tail.max(arrival.sequence);
-        if !self.is_routed() {
+        if !self.cursors.is_routed() {
             return;
         }
         self.gauge.queued_items.fetch_add(arrival.items, Ordering::Relaxed);
-        if arrival.sequence <= self.cursor.seen() {
+        if arrival.sequence <= self.cursors.seen() {
             return self.note_caught_up();
         }
-        let routed = self.routed[arrival.signal.index()];
+        let routed = self.cursors.routes(arrival.signal);
         // Of a record that does not go here only the place in the chain is kept.
         let payload = arrival.payload.as_ref().map(|payload| if routed { payload.clone() } else { Bytes::new() });
         let chained = self.ahead.back().is_none_or(|last| last.sequence == arrival.previous);
@@ -217,8 +208,8 @@ impl Lane {
     /// Loads what arrived ahead, as far as nothing is missing before it.
     pub(crate) fn load_ahead(&mut self) {
         while let Some(first) = self.ahead.front() {
-            let (sequence, missed) = (first.sequence, first.previous > self.cursor.seen());
-            let known = sequence <= self.cursor.seen();
+            let (sequence, missed) = (first.sequence, first.previous > self.cursors.seen());
+            let known = sequence <= self.cursors.seen();
             if !known && (missed || !self.may_load(sequence)) {
                 break;
             }
@@ -236,13 +227,13 @@ impl Lane {
 
     /// Takes what was read from the log after `after`.
     pub(crate) fn take_read(&mut self, after: Sequence, records: Vec<Stored>, through: Sequence) {
-        if self.cursor.seen() < after {
+        if self.cursors.seen() < after {
             // What it had loaded before was forgotten meanwhile: with this, that would be skipped.
             return;
         }
         let mut complete = true;
         for record in records {
-            if record.sequence <= self.cursor.seen() {
+            if record.sequence <= self.cursors.seen() {
                 continue;
             }
             complete = self.may_load(record.sequence);
@@ -252,24 +243,26 @@ impl Lane {
             self.load(record.sequence, (record.signal, record.items, record.received_unix_ms), record.payload);
         }
         if complete && self.may_load(through) {
-            self.cursor.pass(through);
+            self.cursors.pass(through);
         }
         self.load_ahead();
     }
 
     fn may_load(&self, sequence: Sequence) -> bool {
-        self.is_routed()
-            && self.cursor.len() < BOOKED_RECORDS_MAX
+        self.cursors.is_routed()
+            && self.cursors.len() < BOOKED_RECORDS_MAX
             && self.spills.front().is_none_or(|(_, after)| sequence <= *after)
     }
 
     fn load(&mut self, sequence: Sequence, (signal, items, appended_unix_ms): (Signal, u32, u64), payload: Bytes) {
-        let open = self.cursor.load(sequence);
-        if !open || !self.routed[signal.index()] {
-            self.cursor.done(sequence);
-            self.unqueue(u64::from(items));
-            self.moved = true;
-            return;
+        match self.cursors.load(sequence, signal) {
+            Met::New => {}
+            Met::Again => return,
+            Met::Done => {
+                self.unqueue(u64::from(items));
+                self.moved = true;
+                return;
+            }
         }
         self.meter.add(payload.len());
         let key = Key::Logged(sequence);
@@ -442,7 +435,7 @@ impl Lane {
         let Key::Logged(sequence) = record.key else { return };
         self.unqueue(u64::from(record.items));
         if last {
-            self.cursor.done(sequence);
+            self.cursors.done(sequence, record.signal);
         }
         self.note_caught_up();
     }
@@ -463,10 +456,10 @@ impl Lane {
     }
 
     /// It is in the log there, or nowhere.
-    pub(crate) fn end_spill(&mut self, ticket: u64, sequence: Option<Sequence>) {
+    pub(crate) fn end_spill(&mut self, ticket: u64, signal: Signal, sequence: Option<Sequence>) {
         self.spills.retain(|(other, _)| *other != ticket);
         if let Some(sequence) = sequence {
-            self.cursor.done(sequence);
+            self.cursors.done(sequence, signal);
         }
         self.load_ahead();
     }
@@ -476,10 +469,11 @@ impl Lane {
         self.forget_ahead();
         while self.meter.own > keep {
             let newest = (0..3).max_by_key(|index| self.ready[*index].back().map(|record| record.key)).unwrap_or(0);
-            let Some(Record { key: Key::Logged(sequence), piece: false, .. }) = self.ready[newest].back() else {
+            let Some(Record { key: Key::Logged(sequence), signal, piece: false, .. }) = self.ready[newest].back()
+            else {
                 return;
             };
-            if !self.cursor.unload(*sequence) {
+            if !self.cursors.unload(*sequence, *signal) {
                 return;
             }
             if let Some(record) = self.ready[newest].pop_back() {
@@ -521,18 +515,18 @@ impl Lane {
 
     /// Everything up to here is done and never comes again, but what an earlier cursor repeats after a crash.
     pub(crate) fn acknowledged(&self) -> Sequence {
-        self.cursor.acknowledged()
+        self.cursors.acknowledged()
     }
 
-    /// To be saved.
-    pub(crate) fn state(&self, destination: DestinationName) -> CursorState {
-        CursorState {
+    /// To be saved: of each signal that goes here.
+    pub(crate) fn states(&self, destination: &DestinationName) -> impl Iterator<Item = CursorState> {
+        Signal::ALL.into_iter().filter(|signal| self.cursors.routes(*signal)).map(|signal| CursorState {
             tenant: self.tenant,
-            destination,
-            acknowledged: self.cursor.acknowledged(),
-            beyond: self.cursor.beyond(),
-            delivered_items: self.delivered_items,
-        }
+            of: CursorOf::Delivery(destination.clone(), signal),
+            acknowledged: self.cursors.at(signal).acknowledged(),
+            beyond: self.cursors.at(signal).beyond(),
+            delivered_items: self.delivered_items[signal.index()],
+        })
     }
 
     fn unqueue(&self, items: u64) {
@@ -542,7 +536,7 @@ impl Lane {
 
     /// Counts of damaged or foreign records are estimates; with nothing left, the figure is exact again.
     fn note_caught_up(&self) {
-        if self.cursor.acknowledged() >= self.tail {
+        if self.cursors.acknowledged() >= self.tail {
             self.gauge.queued_items.store(0, Ordering::Relaxed);
         }
     }

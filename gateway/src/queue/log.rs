@@ -32,9 +32,9 @@ use super::record::{self, Kind};
 use super::space::Failure;
 use super::stats::Stats;
 use super::tenants::{Registration, Tenants};
-use super::{Append, AppendError, CursorState, DeadLetter, TenantRecord};
+use super::{Append, AppendError, CursorOf, CursorState, DeadLetter, TenantRecord};
 use crate::base::handoff::{Arrival, Handoff};
-use crate::base::{DestinationName, Sequence, Signal, TenantId};
+use crate::base::{Sequence, TenantId};
 
 /// The log, open for appends.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ pub(crate) struct Log<D: Disk> {
     look_for_departed: bool,
     look_at_space_unix_ms: u64,
     /// The latest cursors of checkpoints that were refused: tried again until there is room, one of each.
-    refused_cursors: BTreeMap<(TenantId, DestinationName), CursorState>,
+    refused_cursors: BTreeMap<(TenantId, CursorOf), CursorState>,
     /// Segments to free as soon as everything is durable.
     done: Vec<u64>,
     update: Update,
@@ -232,28 +232,10 @@ impl<D: Disk> Log<D> {
         let staged = (0..2).try_for_each(|_| self.stage_metadata(Kind::Tenant, id, &payload, group));
         self.payload = payload;
         staged?;
-        self.say_what_is_given_up(id, record);
         self.tenants.insert(id, record.clone());
         self.appender.note_tenant();
         self.update.tenants_changed = true;
         Ok((id, true))
-    }
-
-    /// A changed route decides about the backlog too. That must not go unsaid.
-    fn say_what_is_given_up(&self, id: TenantId, record: &TenantRecord) {
-        let Some(tenant) = self.tenants.find(id) else { return };
-        for signal in Signal::ALL {
-            let (before, now) = (&tenant.record.destinations[signal.index()], &record.destinations[signal.index()]);
-            for destination in before.iter().filter(|name| !now.contains(name)) {
-                let done = tenant.cursors.get(destination).map_or(Sequence::ZERO, |cursor| cursor.acknowledged);
-                if done < tenant.last {
-                    tracing::warn!(
-                        tenant = %record.name, %destination, signal = signal.name(),
-                        "the tenant's data no longer goes to this destination: what waits for it goes only to destinations that the tenant did not have before"
-                    );
-                }
-            }
-        }
     }
 
     fn plan_checkpoint(&mut self, cursors: &[CursorState], group: (&[Request], u64)) -> Result<Outcome, AppendError> {
@@ -500,8 +482,7 @@ impl<D: Disk> Log<D> {
                 Request::Checkpoint(cursors) => {
                     if let Err(error) = result {
                         tracing::warn!(%error, "a checkpoint of cursors is not saved yet: a crash now repeats more");
-                        let keyed =
-                            cursors.into_iter().map(|cursor| ((cursor.tenant, cursor.destination.clone()), cursor));
+                        let keyed = cursors.into_iter().map(|cursor| ((cursor.tenant, cursor.of.clone()), cursor));
                         self.refused_cursors.extend(keyed);
                     }
                 }

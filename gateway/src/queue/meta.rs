@@ -5,8 +5,8 @@
 //! cannot be read is thrown away and written anew.
 //!
 //! ```text
-//! state                          log id u64 | epoch u32 | next tenant u32 | crc u32
-//! cursors/<tenant><destination>  acknowledged u64 | 3 * delivered u64 | crc u32        tenant in big-endian
+//! state                  log id u64 | epoch u32 | next tenant u32 | crc u32
+//! cursors/<tenant><key>  acknowledged u64 | delivered u64 | crc u32        tenant in big-endian; the key: see `cursor`
 //! ```
 //! Both checksums start from the log's id: metadata of another log is damage. Tenants' names and segments are not here:
 //! nothing would look them up, since every segment begins with a copy of all tenants and ends with its own index.
@@ -15,8 +15,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::CursorState;
-use crate::base::{DestinationName, TenantId};
+use super::{CursorOf, CursorState};
+use crate::base::TenantId;
 
 pub(crate) mod sled;
 
@@ -88,9 +88,12 @@ pub(crate) struct MetaInbox {
     changed: Condvar,
 }
 
+/// The latest state of each, by tenant.
+type Cursors = BTreeMap<TenantId, BTreeMap<CursorOf, CursorState>>;
+
 #[derive(Debug, Default)]
 struct Waiting {
-    cursors: BTreeMap<(TenantId, DestinationName), CursorState>,
+    cursors: Cursors,
     forgotten: Vec<TenantId>,
     tenants_changed: bool,
     epoch: u32,
@@ -103,10 +106,10 @@ impl MetaInbox {
     pub(crate) fn put(&self, update: Update) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         for cursor in update.cursors {
-            waiting.cursors.insert((cursor.tenant, cursor.destination.clone()), cursor);
+            waiting.cursors.entry(cursor.tenant).or_default().insert(cursor.of.clone(), cursor);
         }
         // A number that is gone never gets a cursor again, so it does not matter which came first.
-        update.forgotten.iter().for_each(|tenant| remove_tenant(&mut waiting.cursors, *tenant));
+        update.forgotten.iter().for_each(|tenant| drop(waiting.cursors.remove(tenant)));
         waiting.forgotten.extend(update.forgotten);
         waiting.tenants_changed |= update.tenants_changed;
         (waiting.epoch, waiting.tenants_next) = (update.epoch, update.tenants_next);
@@ -131,7 +134,7 @@ impl MetaInbox {
         let collected = self.changed.wait_timeout_while(waiting, SAVE_INTERVAL, is_open);
         let mut waiting = collected.unwrap_or_else(PoisonError::into_inner).0;
         let update = Update {
-            cursors: std::mem::take(&mut waiting.cursors).into_values().collect(),
+            cursors: std::mem::take(&mut waiting.cursors).into_values().flat_map(BTreeMap::into_values).collect(),
             forgotten: std::mem::take(&mut waiting.forgotten),
             tenants_changed: std::mem::take(&mut waiting.tenants_changed),
             epoch: waiting.epoch,
@@ -141,25 +144,19 @@ impl MetaInbox {
     }
 }
 
-fn remove_tenant(cursors: &mut BTreeMap<(TenantId, DestinationName), CursorState>, tenant: TenantId) {
-    let first = (tenant, DestinationName("".into()));
-    let keys: Vec<_> = cursors.range(first..).map(|(key, _)| key).take_while(|key| key.0 == tenant).cloned().collect();
-    keys.iter().for_each(|key| drop(cursors.remove(key)));
-}
-
 /// The thread's loop. A failure discards what is there; `all` is every cursor saved by this process, so that a new
 /// beginning is complete.
 pub(crate) fn run(inbox: &Arc<MetaInbox>, meta: &mut dyn Meta) {
-    let mut all: BTreeMap<(TenantId, DestinationName), CursorState> = BTreeMap::new();
+    let mut all = Cursors::new();
     while let Some(update) = inbox.take() {
         for cursor in &update.cursors {
             let kept = CursorState { beyond: Vec::new(), ..cursor.clone() };
-            all.insert((cursor.tenant, cursor.destination.clone()), kept);
+            all.entry(cursor.tenant).or_default().insert(cursor.of.clone(), kept);
         }
-        update.forgotten.iter().for_each(|tenant| remove_tenant(&mut all, *tenant));
+        update.forgotten.iter().for_each(|tenant| drop(all.remove(tenant)));
         let Err(problem) = meta.save(&update) else { continue };
         tracing::warn!(problem, "the queue's metadata cannot be saved: it is made anew");
-        let everything = Update { cursors: all.values().cloned().collect(), ..update };
+        let everything = Update { cursors: all.values().flat_map(BTreeMap::values).cloned().collect(), ..update };
         if let Err(problem) = meta.discard().and_then(|()| meta.save(&everything)) {
             tracing::warn!(
                 problem,

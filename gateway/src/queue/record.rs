@@ -10,7 +10,8 @@
 //! text        = length u16 | UTF-8
 //! tenant      = name text | pod uid text ("" for none) | max age ms u64 | 3 * (count u16 | text * count)
 //!               | disk guarantee u64 | disk ceiling u64
-//! cursors     = cursor*     cursor = tenant u32 | destination text | acknowledged u64 | 3 * delivered u64
+//! cursors     = cursor*     cursor = tenant u32 | kind u8 | signal u8 | destination text (the key: see `cursor`)
+//!                                    | acknowledged u64 | delivered u64
 //!                                    | count u32 | u64 * count (records beyond that are done as well)
 //! dead letter = refused sequence u64 | destination text | reason text | the data
 //! forgotten   = nothing: the tenant in the header is gone for ever, and all that it had was done
@@ -23,7 +24,7 @@ use std::time::Duration;
 use bytes::{Buf, BufMut};
 use crc32c::crc32c_append;
 
-use super::{CursorState, DeadLetter, TenantRecord};
+use super::{CursorOf, CursorState, DeadLetter, TenantRecord};
 use crate::base::ledger::MemoryLimit;
 use crate::base::{Batch, DestinationName, Sequence, TenantId, TenantName};
 
@@ -181,11 +182,11 @@ pub(crate) fn take_tenant(mut input: &[u8]) -> Option<TenantRecord> {
 /// Appends one cursor of a checkpoint's payload.
 pub(crate) fn put_cursor(out: &mut Vec<u8>, cursor: &CursorState, with_beyond: bool) {
     out.put_u32_le(cursor.tenant.0);
-    put_text(out, &cursor.destination.0);
+    let (kind, signal, destination) = cursor.of.parts();
+    out.put_slice(&[kind, signal]);
+    put_text(out, destination);
     out.put_u64_le(cursor.acknowledged.0);
-    for items in cursor.delivered_items {
-        out.put_u64_le(items);
-    }
+    out.put_u64_le(cursor.delivered_items);
     // What is cut off is delivered twice after a crash.
     let kept = if with_beyond { cursor.beyond.len().min(BEYOND_MAX) } else { 0 };
     let beyond = &cursor.beyond[..kept];
@@ -204,18 +205,16 @@ pub(crate) fn take_cursors(mut input: &[u8]) -> Option<Vec<CursorState>> {
     let mut cursors = Vec::new();
     while input.has_remaining() {
         let tenant = TenantId(input.try_get_u32_le().ok()?);
-        let destination = DestinationName(take_text(input)?.into());
+        let (kind, signal) = (input.try_get_u8().ok()?, input.try_get_u8().ok()?);
+        let of = CursorOf::from_parts(kind, signal, take_text(input)?);
         let acknowledged = Sequence(input.try_get_u64_le().ok()?);
-        let mut delivered_items = [0; 3];
-        for items in &mut delivered_items {
-            *items = input.try_get_u64_le().ok()?;
-        }
+        let delivered_items = input.try_get_u64_le().ok()?;
         let count = input.try_get_u32_le().ok()? as usize;
         if count > input.remaining() / 8 {
             return None;
         }
         let beyond = (0..count).map(|_| Sequence(input.get_u64_le())).collect();
-        cursors.push(CursorState { tenant, destination, acknowledged, beyond, delivered_items });
+        cursors.extend(of.map(|of| CursorState { tenant, of, acknowledged, beyond, delivered_items }));
     }
     Some(cursors)
 }

@@ -23,9 +23,9 @@ use super::scan::scan;
 use super::space::Space;
 use super::stats::Stats;
 use super::tenants::{Tenant, Tenants};
-use super::{CursorState, MinFree, RecoveredTenant, Recovery, TenantRecord};
+use super::{CursorOf, CursorState, MinFree, RecoveredTenant, Recovery, TenantRecord};
 use crate::base::handoff::Handoff;
-use crate::base::{DestinationName, Sequence, Signal, TenantId};
+use crate::base::{Sequence, Signal, TenantId};
 
 /// Bits of a sequence below the boot epoch.
 const COUNTER_BITS: u32 = 40;
@@ -115,7 +115,7 @@ pub(crate) struct Params {
 struct Facts {
     tenants: HashMap<TenantId, (Sequence, TenantRecord)>,
     /// The furthest of each, with the position of its checkpoint: however many there are, no more is kept.
-    cursors: HashMap<(TenantId, DestinationName), (Sequence, CursorState)>,
+    cursors: HashMap<(TenantId, CursorOf), (Sequence, CursorState)>,
     forgotten: HashSet<TenantId>,
     /// The latest one, with its position and the number that was next.
     roster: Option<(Sequence, u32, HashSet<TenantId>)>,
@@ -315,7 +315,7 @@ impl Facts {
     }
 
     fn note_cursor(&mut self, at: Sequence, cursor: CursorState) {
-        let known = self.cursors.entry((cursor.tenant, cursor.destination.clone()));
+        let known = self.cursors.entry((cursor.tenant, cursor.of.clone()));
         let known = known.or_insert_with(|| (at, cursor.clone()));
         if (known.1.acknowledged, known.0) <= (cursor.acknowledged, at) {
             *known = (at, cursor);

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, HashMap};
 use super::budget::{Budget, Share};
 use super::footer::{ENTRY_BYTES, Entry, Range};
 use super::record::{self, HEADER_BYTES};
-use super::{CursorState, Departure, Reply, TenantRecord};
-use crate::base::{DestinationName, Sequence, Signal, TenantId, TenantName};
+use super::{CursorOf, CursorState, Departure, Reply, TenantRecord};
+use crate::base::{Sequence, Signal, TenantId, TenantName};
 
 /// A pod's name and uid: the key under which it registers.
 type Key = (TenantName, Option<String>);
@@ -33,8 +33,8 @@ pub(crate) struct Tenants {
 pub(crate) struct Tenant {
     /// As registered last.
     pub(crate) record: TenantRecord,
-    /// By destination.
-    pub(crate) cursors: BTreeMap<DestinationName, CursorState>,
+    /// Those of routes that were left are kept: a cursor never goes back.
+    pub(crate) cursors: BTreeMap<CursorOf, CursorState>,
     /// Its last data record.
     pub(crate) last: Sequence,
     /// Which registration since the start named it last; 0: none yet.
@@ -230,13 +230,13 @@ impl Tenants {
     /// Takes a cursor unless a later one is known: a cursor never goes back, since what it passed may be gone.
     pub(crate) fn move_cursor(&mut self, cursor: CursorState) -> bool {
         let Some(tenant) = self.all.get_mut(&cursor.tenant) else { return false };
-        let known = tenant.cursors.get(&cursor.destination);
+        let known = tenant.cursors.get(&cursor.of);
         if known.is_some_and(|known| known.acknowledged > cursor.acknowledged) {
             return false;
         }
         self.snapshot_bytes = None;
         let id = cursor.tenant;
-        tenant.cursors.insert(cursor.destination.clone(), cursor);
+        tenant.cursors.insert(cursor.of.clone(), cursor);
         self.give_back(id);
         true
     }
@@ -271,27 +271,30 @@ impl Tenants {
 }
 
 impl Tenant {
+    /// The cursors of the destinations that a signal goes to; `None` for one that has done nothing yet.
+    fn routes(&self, signal: Signal) -> impl Iterator<Item = Option<&CursorState>> {
+        let names = self.record.destinations[signal.index()].iter();
+        names.map(move |name| self.cursors.get(&CursorOf::Delivery(name.clone(), signal)))
+    }
+
     /// The record up to which everything of a signal is done everywhere. Without a destination nobody waits for anything.
     pub(crate) fn floor(&self, signal: Signal) -> Sequence {
-        let acknowledged = |name| self.cursors.get(name).map_or(Sequence::ZERO, |cursor| cursor.acknowledged);
-        self.record.destinations[signal.index()].iter().map(acknowledged).min().unwrap_or(Sequence(u64::MAX))
+        let acknowledged =
+            self.routes(signal).map(|cursor| cursor.map_or(Sequence::ZERO, |cursor| cursor.acknowledged));
+        acknowledged.min().unwrap_or(Sequence(u64::MAX))
     }
 
     /// After this record nothing of a signal is done anywhere.
     pub(crate) fn ceiling(&self, signal: Signal) -> Sequence {
-        let highest = |name| {
-            let cursor = self.cursors.get(name)?;
-            Some(cursor.beyond.last().map_or(cursor.acknowledged, |last| (*last).max(cursor.acknowledged)))
-        };
-        let names = &self.record.destinations[signal.index()];
-        names.iter().filter_map(highest).max().unwrap_or(Sequence::ZERO)
+        let highest = |cursor: &CursorState| cursor.beyond.last().copied().max(Some(cursor.acknowledged));
+        self.routes(signal).flatten().filter_map(highest).max().unwrap_or(Sequence::ZERO)
     }
 
     /// Whether a destination still waits for a record.
     pub(crate) fn is_pending(&self, entry: &Entry) -> bool {
         let Some((signal, _)) = entry.items() else { return false };
-        self.record.destinations[signal.index()].iter().any(|name| {
-            self.cursors.get(name).is_none_or(|cursor| {
+        self.routes(signal).any(|cursor| {
+            cursor.is_none_or(|cursor| {
                 entry.sequence > cursor.acknowledged && cursor.beyond.binary_search(&entry.sequence).is_err()
             })
         })

@@ -22,8 +22,8 @@ mod world;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::TenantRecord;
-use crate::base::{DestinationName, TenantName};
+use super::{CursorOf, CursorState, TenantRecord};
+use crate::base::{DestinationName, Sequence, Signal, TenantId, TenantName};
 
 fn destination(name: &str) -> DestinationName {
     DestinationName(name.into())
@@ -38,6 +38,20 @@ fn tenant_record(name: &str) -> TenantRecord {
         max_age: Duration::from_secs(3600),
         disk: crate::base::ledger::MemoryLimit { guarantee: 0, ceiling: u64::MAX },
     }
+}
+
+/// All cursors of a tenant that registered as `tenant_record` says.
+fn cursors_at(tenant: TenantId, acknowledged: Sequence) -> Vec<CursorState> {
+    let of = tenant_record("a/b").destinations;
+    let keys = Signal::ALL.into_iter().flat_map(|signal| of[signal.index()].iter().map(move |name| (name, signal)));
+    keys.map(|(name, signal)| CursorState {
+        tenant,
+        of: CursorOf::Delivery(name.clone(), signal),
+        acknowledged,
+        beyond: Vec::new(),
+        delivered_items: 0,
+    })
+    .collect()
 }
 
 /// Everything posted to a mailbox so far.

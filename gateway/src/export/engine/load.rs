@@ -14,7 +14,7 @@ use super::super::volatile::Stage;
 use super::{Engine, Filed, GATHER, GATHER_BYTES_MAX, READS_MAX, ReadDone};
 use crate::base::handoff::{Arrival, Committed};
 use crate::base::{Batch, DestinationName, Signal};
-use crate::queue::{Append, AppendError, Completion, Reply};
+use crate::queue::{Append, AppendError, Completion, CursorOf, Reply};
 
 /// After a read that failed or found nothing although something must be there.
 const READ_PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
@@ -43,7 +43,7 @@ impl Engine {
         for number in tenant.lanes.clone() {
             let Some(lane) = self.lanes.at(number) else { continue };
             let name = self.outlets[lane.outlet].gauge.name();
-            lane.routed = std::array::from_fn(|signal| route.destinations[signal].contains(name));
+            lane.cursors.route(std::array::from_fn(|signal| route.destinations[signal].contains(name)));
             lane.tail = lane.tail.max(tail);
             lane.set_max_age(route.max_age);
             lane.gauge.queued_items.fetch_add(early, std::sync::atomic::Ordering::Relaxed);
@@ -58,12 +58,15 @@ impl Engine {
             return;
         }
         let gauge = LaneGauge::new(route.name.clone());
-        let state = route.cursors.iter().find(|state| state.destination == *name);
+        let states = Signal::ALL.map(|signal| {
+            let of = CursorOf::Delivery(name.clone(), signal);
+            route.cursors.iter().find(|state| state.of == of)
+        });
         let pending = Signal::ALL.iter().filter(|signal| route.destinations[signal.index()].contains(name));
         let pending: u64 = pending.map(|signal| route.pending_items[signal.index()]).sum();
         gauge.queued_items.store(pending, std::sync::atomic::Ordering::Relaxed);
         let held = self.outlets[outlet].held.clone();
-        let number = self.lanes.add(Lane::new(route.tenant, outlet, state, gauge.clone(), held));
+        let number = self.lanes.add(Lane::new(route.tenant, outlet, states, gauge.clone(), held));
         self.outlets[outlet].lanes.push(number);
         self.outlets[outlet].gauge.enter(gauge);
         self.tenants.entry(route.tenant).or_default().lanes.push(number);
@@ -111,7 +114,7 @@ impl Engine {
         let mut takers = SmallVec::new();
         let mut room = true;
         for number in lanes {
-            let Some(lane) = self.lanes.at(number).filter(|lane| lane.routed[batch.signal.index()]) else { continue };
+            let Some(lane) = self.lanes.at(number).filter(|lane| lane.cursors.routes(batch.signal)) else { continue };
             let outlet = &self.outlets[lane.outlet];
             room &= outlet.takes() && outlet.has_room(lane, batch.payload.len());
             takers.push((number, Stage::Waiting));
@@ -194,11 +197,12 @@ impl Engine {
         let sequence = completion.result.ok();
         let Some(entry) = self.volatiles.entry(id) else { return };
         entry.logging = false;
+        let signal = entry.batch.signal;
         for (number, stage) in entry.lanes.clone() {
             if stage == Stage::Taken
                 && let Some(lane) = self.lanes.at(number)
             {
-                lane.end_spill(completion.ticket, sequence);
+                lane.end_spill(completion.ticket, signal, sequence);
                 self.mark_dirty(number);
                 self.after_load(number);
             }
@@ -271,7 +275,7 @@ impl Engine {
             return;
         }
         lane.reading = true;
-        let (tenant, after, tail, queue) = (lane.tenant, lane.cursor.seen(), lane.tail, self.queue.clone());
+        let (tenant, after, tail, queue) = (lane.tenant, lane.cursors.seen(), lane.tail, self.queue.clone());
         let outlet = &mut self.outlets[index];
         if !outlet.takes() {
             outlet.probe = Probe::Reading(number);
@@ -296,7 +300,7 @@ impl Engine {
         let held = &self.outlets[index].held;
         held.set(held.get() - done.reserved);
         lane.reading = false;
-        let before = lane.cursor.seen();
+        let before = lane.cursors.seen();
         match done.result {
             // Nothing there: what was between is damaged or past its retention. Readers see a record before we hear of it.
             Ok(read) if read.records.is_empty() => lane.take_read(done.after, Vec::new(), read.through.max(done.tail)),
@@ -307,7 +311,7 @@ impl Engine {
         }
         // A read that came too late says nothing: what it would have skipped is read at once.
         let stale = before < done.after;
-        let fruitless = lane.cursor.seen() == before && !stale && lane.wants_read();
+        let fruitless = lane.cursors.seen() == before && !stale && lane.wants_read();
         self.after_load(done.lane);
         let outlet = &mut self.outlets[index];
         if outlet.probe == Probe::Reading(done.lane) {

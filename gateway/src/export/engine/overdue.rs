@@ -67,7 +67,8 @@ impl Engine {
                 continue;
             }
             lane.reading = true;
-            let (tenant, after, limit, queue) = (lane.tenant, lane.cursor.seen(), lane.age_limit(), self.queue.clone());
+            let (tenant, after, limit, queue) =
+                (lane.tenant, lane.cursors.seen(), lane.age_limit(), self.queue.clone());
             self.looks.push(Box::pin(async move {
                 let looking =
                     tokio::task::spawn_blocking(move || queue.overdue((tenant, after), limit, LOOK_RECORDS_MAX));

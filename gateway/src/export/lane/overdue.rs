@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::Lane;
+use super::{Lane, Met};
 use crate::base::Sequence;
 use crate::base::stats::Loss;
 use crate::queue::Overdue;
@@ -17,7 +17,7 @@ impl Lane {
 
     /// Whether nothing is left in the log for it.
     pub(crate) fn is_caught_up(&self) -> bool {
-        !self.is_routed() || self.cursor.acknowledged() >= self.tail
+        !self.cursors.is_routed() || self.cursors.acknowledged() >= self.tail
     }
 
     /// What was appended before this is too old.
@@ -55,7 +55,7 @@ impl Lane {
         let loaded = self.suspects.iter().chain(self.ready.iter().flatten()).next().is_some();
         let due = self.oldest_unix_ms.is_none_or(|oldest| oldest < self.age_limit_unix_ms);
         !self.is_caught_up()
-            && self.cursor.seen() < self.tail
+            && self.cursors.seen() < self.tail
             && self.spills.is_empty()
             && !loaded
             && !self.reading
@@ -64,23 +64,26 @@ impl Lane {
 
     /// Passes records that were found too old in the log.
     pub(crate) fn take_overdue(&mut self, after: Sequence, overdue: Overdue) {
-        if self.cursor.seen() != after {
+        if self.cursors.seen() != after {
             return;
         }
         for record in &overdue.records {
             if !self.may_load(record.sequence) {
                 return;
             }
-            let open = self.cursor.load(record.sequence);
-            self.cursor.done(record.sequence);
             self.moved = true;
-            self.unqueue(u64::from(record.items));
-            if open && self.routed[record.signal.index()] {
-                self.lose(record.signal.index(), record.items);
+            match self.cursors.load(record.sequence, record.signal) {
+                Met::New => {
+                    self.cursors.done(record.sequence, record.signal);
+                    self.lose(record.signal.index(), record.items);
+                }
+                Met::Done => {}
+                Met::Again => continue,
             }
+            self.unqueue(u64::from(record.items));
         }
         if self.may_load(overdue.through) {
-            self.cursor.pass(overdue.through);
+            self.cursors.pass(overdue.through);
         }
         self.note_oldest(overdue.next_unix_ms);
         self.load_ahead();

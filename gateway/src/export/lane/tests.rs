@@ -3,8 +3,8 @@ use crate::base::TenantName;
 
 fn lane(routed: [bool; 3]) -> Lane {
     let gauge = LaneGauge::new(TenantName::parse("shop/cart").expect("a name"));
-    let mut lane = Lane::new(TenantId(1), 0, None, gauge, Rc::default());
-    lane.routed = routed;
+    let mut lane = Lane::new(TenantId(1), 0, [None; 3], gauge, Rc::default());
+    lane.cursors.route(routed);
     lane
 }
 
@@ -37,7 +37,7 @@ fn a_read_from_before_memory_was_given_back_skips_nothing() {
         let mut lane = lane([true; 3]);
         lane.tail = Sequence(8);
         lane.take_read(Sequence::ZERO, stored(1..=4), Sequence(4));
-        let after = lane.cursor.seen();
+        let after = lane.cursors.seen();
         lane.trim(100);
 
         lane.take_read(after, late, Sequence(8));
@@ -72,7 +72,7 @@ fn a_cursor_stays_where_it_is_without_a_route() {
     lane.take_read(Sequence::ZERO, stored(1..=3), Sequence(3));
     assert_eq!((lane.acknowledged(), lane.held_bytes(), lane.is_idle()), (Sequence::ZERO, 0, true));
 
-    lane.routed = [true; 3];
+    lane.cursors.route([true; 3]);
     lane.take_read(Sequence::ZERO, stored(1..=4), Sequence(4));
     assert_eq!(deliver_all(&mut lane).len(), 4);
     assert_eq!(lane.acknowledged(), Sequence(4));

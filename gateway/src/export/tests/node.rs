@@ -27,7 +27,7 @@ pub(crate) struct Node {
     pub(crate) recovery: Recovery,
     pub(crate) handoff: Arc<Handoff>,
     exporter: Exporter,
-    names: Vec<DestinationName>,
+    pub(crate) names: Vec<DestinationName>,
 }
 
 /// A destination that retries quickly.
@@ -115,6 +115,22 @@ impl Node {
             let max_age = MAX_AGE;
             self.exporter.attach(Route { tenant, name, destinations, max_age, cursors, last, pending_items });
         }
+        tenant
+    }
+
+    /// Registers a tenant and begins, or changes, its delivery.
+    pub(crate) fn route(&self, record: &TenantRecord) -> TenantId {
+        let tenant = self.queue.register(record).expect("registered");
+        let known = self.recovery.tenants.iter().find(|known| known.id == tenant);
+        self.exporter.attach(Route {
+            tenant,
+            name: record.name.clone(),
+            destinations: record.destinations.clone(),
+            max_age: record.max_age,
+            cursors: known.map(|known| known.cursors.clone()).unwrap_or_default(),
+            last: known.map(|known| known.last).unwrap_or_default(),
+            pending_items: known.map(|known| known.pending_items).unwrap_or_default(),
+        });
         tenant
     }
 

@@ -14,8 +14,8 @@ use bytes::{Buf, BufMut};
 use crc32c::crc32c_append;
 
 use super::{Meta, Saved, Update};
-use crate::base::{DestinationName, Sequence, TenantId};
-use crate::queue::CursorState;
+use crate::base::{Sequence, TenantId};
+use crate::queue::{CursorOf, CursorState};
 
 /// sled reads its whole log when it opens; ours is a few hundred KiB. What takes longer is not worth waiting for.
 const OPEN_TIME_MAX: Duration = Duration::from_secs(5);
@@ -64,15 +64,17 @@ impl SledMeta {
         let mut saved = Saved { epoch: state.get_u32_le(), tenants_next: state.get_u32_le(), cursors: Vec::new() };
         for row in &cursors {
             let (key, value) = row.map_err(text)?;
-            let (mut tenant, destination) = key.split_at_checked(4).ok_or("a key is too short")?;
+            let (mut head, destination) = key.split_at_checked(6).ok_or("a key is too short")?;
+            let tenant = TenantId(head.get_u32());
             let destination = std::str::from_utf8(destination).map_err(text)?;
-            let mut value = self.unseal(&value, 32)?;
+            let Some(of) = CursorOf::from_parts(head[0], head[1], destination) else { continue };
+            let mut value = self.unseal(&value, 16)?;
             saved.cursors.push(CursorState {
-                tenant: TenantId(tenant.get_u32()),
-                destination: DestinationName(destination.into()),
+                tenant,
+                of,
                 acknowledged: Sequence(value.get_u64_le()),
                 beyond: Vec::new(),
-                delivered_items: [value.get_u64_le(), value.get_u64_le(), value.get_u64_le()],
+                delivered_items: value.get_u64_le(),
             });
         }
         Ok(Some(saved))
@@ -82,10 +84,12 @@ impl SledMeta {
         let cursors = db.open_tree(CURSORS).map_err(text)?;
         for cursor in &update.cursors {
             let mut key = cursor.tenant.0.to_be_bytes().to_vec();
-            key.extend_from_slice(cursor.destination.0.as_bytes());
-            let mut value = Vec::with_capacity(36);
+            let (kind, signal, destination) = cursor.of.parts();
+            key.extend_from_slice(&[kind, signal]);
+            key.extend_from_slice(destination.as_bytes());
+            let mut value = Vec::with_capacity(20);
             value.put_u64_le(cursor.acknowledged.0);
-            cursor.delivered_items.iter().for_each(|items| value.put_u64_le(*items));
+            value.put_u64_le(cursor.delivered_items);
             cursors.insert(key, self.seal(value)).map_err(text)?;
         }
         for tenant in &update.forgotten {

@@ -1,12 +1,10 @@
 //! Who may have how much of the disk.
 
-use super::destination;
 use super::world::{Crash, SEGMENT_BYTES, World};
 use crate::base::ledger::MemoryLimit;
 use crate::base::{Sequence, TenantId};
+use crate::queue::AppendError;
 use crate::queue::disk::sim::Faults;
-use crate::queue::group::Request;
-use crate::queue::{AppendError, CursorState};
 
 fn register(world: &mut World, name: &str, guarantee: u64, ceiling: u64) -> TenantId {
     let disk = MemoryLimit { guarantee, ceiling };
@@ -97,15 +95,8 @@ fn intake_stops_before_the_filesystem_is_full_and_resumes() {
     world.now += 1_000;
     assert_eq!(world.append(tenant, true, &[10]), Err(AppendError::LowSpace));
     assert!(world.stats.snapshot().low);
-    let cursor = CursorState {
-        tenant,
-        destination: destination("a"),
-        acknowledged: last,
-        beyond: Vec::new(),
-        delivered_items: [0; 3],
-    };
-    world.step(vec![Request::Checkpoint(vec![cursor])]);
-    assert_eq!(world.log.tenants.find(tenant).expect("known").cursors.len(), 1);
+    world.acknowledge(tenant, last);
+    assert_eq!(world.log.tenants.find(tenant).expect("known").cursors.len(), 4);
     world.disk.set_faults(Faults { free: 150, ..Faults::default() });
     world.now += 1_000;
     assert!(world.append(tenant, true, &[10]).is_ok());

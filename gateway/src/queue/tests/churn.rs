@@ -2,22 +2,14 @@
 
 use std::sync::Arc;
 
-use super::destination;
 use super::world::{Crash, SEGMENT_BYTES, World};
 use crate::base::mailbox::Mailbox;
 use crate::base::{Sequence, TenantId};
 use crate::queue::group::Request;
-use crate::queue::{AppendError, Completion, CursorState};
+use crate::queue::{AppendError, Completion};
 
 fn cursors(tenants: &[(TenantId, Sequence)]) -> Request {
-    let cursor = |(tenant, acknowledged): &(TenantId, Sequence), name| CursorState {
-        tenant: *tenant,
-        destination: destination(name),
-        acknowledged: *acknowledged,
-        beyond: Vec::new(),
-        delivered_items: [0; 3],
-    };
-    Request::Checkpoint(tenants.iter().flat_map(|of| [cursor(of, "a"), cursor(of, "b")]).collect())
+    Request::Checkpoint(tenants.iter().flat_map(|(tenant, at)| super::cursors_at(*tenant, *at)).collect())
 }
 
 /// Answers to requests to forget, as ticket and success.

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use bytes::Bytes;
 use smallvec::smallvec;
 
-use super::{destination, tenant_record};
+use super::tenant_record;
 use crate::base::handoff::Handoff;
 use crate::base::mailbox::Mailbox;
 use crate::base::{Batch, Sequence, Signal, TenantId};
@@ -101,14 +101,9 @@ pub(super) fn copy(from: &Path, to: &Path) {
 }
 
 pub(super) fn checkpoint(queue: &Queue, tenant: TenantId, acknowledged: Sequence) {
-    let cursor = |name| CursorState {
-        tenant,
-        destination: destination(name),
-        acknowledged,
-        beyond: Vec::new(),
-        delivered_items: [7, 0, 0],
-    };
-    queue.checkpoint(vec![cursor("a"), cursor("b")]).expect("it fits");
+    let cursors = super::cursors_at(tenant, acknowledged);
+    let cursors = cursors.into_iter().map(|cursor| CursorState { delivered_items: 7, ..cursor }).collect();
+    queue.checkpoint(cursors).expect("it fits");
 }
 
 /// Scenario: records and cursors are saved, the queue is closed and opened again.
@@ -128,7 +123,7 @@ fn everything_is_there_after_an_orderly_end() {
     assert!(!recovery.meta_rebuilt);
     assert_eq!((recovery.tenants.len(), recovery.damaged_records), (1, 0));
     assert_eq!(recovery.tenants[0].pending_items, [200, 0, 0], "100 records of 2 items");
-    assert_eq!(recovery.tenants[0].cursors[0].delivered_items, [7, 0, 0]);
+    assert_eq!(recovery.tenants[0].cursors[0].delivered_items, 7);
     assert_has(&queue, tenant, 200);
     fill(&queue, tenant, 1);
     let records = read_all(&queue, tenant);

@@ -320,10 +320,10 @@ fn a_cursor_never_goes_back() {
         let tenant = world.log.tenants.find(tenant).expect("it is known");
         tenant.cursors.values().map(|cursor| cursor.acknowledged).collect::<Vec<_>>()
     };
-    assert_eq!(kept(&world), [last; 2]);
+    assert_eq!(kept(&world), [last; 4]);
     world.acknowledge(tenant, last);
     world.restart(Crash::Kill, false);
-    assert_eq!(kept(&world), [last; 2]);
+    assert_eq!(kept(&world), [last; 4]);
 }
 
 /// Scenario: dead letters of long ago keep segments, and the log becomes full.

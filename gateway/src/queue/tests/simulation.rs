@@ -65,9 +65,8 @@ fn random_checkpoint(world: &mut World) -> Option<Request> {
     let mut all: Vec<Sequence> = positions_of(world, tenant);
     all.sort_unstable();
     let mut cursors = Vec::new();
-    for name in ["a", "b"] {
-        let known =
-            world.cursors.get(&(tenant, destination(name))).map(|cursor| cursor.acknowledged).unwrap_or_default();
+    for CursorState { of, .. } in super::cursors_at(tenant, Sequence::ZERO) {
+        let known = world.cursors.get(&(tenant, of.clone())).map(|cursor| cursor.acknowledged).unwrap_or_default();
         let later: Vec<Sequence> = all.iter().copied().filter(|sequence| *sequence > known).collect();
         if later.is_empty() {
             continue;
@@ -75,13 +74,7 @@ fn random_checkpoint(world: &mut World) -> Option<Request> {
         // Mostly nearly everything, so that segments become free.
         let at = if world.rng.bool() { later.len() - 1 } else { world.rng.usize(0..later.len()) };
         let beyond = later[at + 1..].iter().copied().filter(|_| world.rng.bool()).collect();
-        cursors.push(CursorState {
-            tenant,
-            destination: destination(name),
-            acknowledged: later[at],
-            beyond,
-            delivered_items: [1, 2, 3],
-        });
+        cursors.push(CursorState { tenant, of, acknowledged: later[at], beyond, delivered_items: 1 });
     }
     (!cursors.is_empty()).then_some(Request::Checkpoint(cursors))
 }

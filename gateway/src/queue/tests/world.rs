@@ -20,7 +20,7 @@ use crate::queue::meta::{Meta, Saved, Update, load_or_discard};
 use crate::queue::recovery::{Params, RecoverError, Survey, recover};
 use crate::queue::stats::Stats;
 use crate::queue::{
-    Append, AppendError, Completion, CursorState, Departure, Recovery, Reply, Stored, TenantRecord, reader,
+    Append, AppendError, Completion, CursorOf, CursorState, Departure, Recovery, Reply, Stored, TenantRecord, reader,
 };
 
 /// Small, so that a run goes through many lives of each file.
@@ -76,8 +76,8 @@ pub(super) struct World {
     next_number: u64,
     /// Where each record is, by its number.
     pub(super) positions: BTreeMap<u64, Sequence>,
-    pub(super) cursors: BTreeMap<(TenantId, DestinationName), CursorState>,
-    durable_cursors: BTreeMap<(TenantId, DestinationName), Sequence>,
+    pub(super) cursors: BTreeMap<(TenantId, CursorOf), CursorState>,
+    durable_cursors: BTreeMap<(TenantId, CursorOf), Sequence>,
     last_handed: BTreeMap<TenantId, Sequence>,
     registrations: u64,
     sync_all: bool,
@@ -101,7 +101,7 @@ impl Meta for SimMeta {
         (saved.epoch, saved.tenants_next) = (update.epoch, update.tenants_next);
         saved.cursors.retain(|cursor| !update.forgotten.contains(&cursor.tenant));
         for cursor in &update.cursors {
-            saved.cursors.retain(|old| (old.tenant, &old.destination) != (cursor.tenant, &cursor.destination));
+            saved.cursors.retain(|old| (old.tenant, &old.of) != (cursor.tenant, &cursor.of));
             saved.cursors.push(CursorState { beyond: Vec::new(), ..cursor.clone() });
         }
         self.history.push(saved);
@@ -244,9 +244,15 @@ impl World {
             if self.log.tenants.find(id).is_some() {
                 continue;
             }
+            if self.going.contains_key(&id) {
+                // Told to go once more, after it went.
+                self.leaving.remove(&id);
+                continue;
+            }
             for (number, known) in self.known.iter().filter(|(_, known)| known.tenant == id) {
                 let passed = |name: &DestinationName, at: &Sequence| {
-                    let cursor = before[&id].iter().find(|cursor| cursor.destination == *name);
+                    let of = CursorOf::Delivery(name.clone(), known.signal);
+                    let cursor = before[&id].iter().find(|cursor| cursor.of == of);
                     cursor.is_some_and(|cursor| *at <= cursor.acknowledged || cursor.beyond.contains(at))
                 };
                 let names = &tenant_record("a/b").destinations[known.signal.index()];
@@ -287,16 +293,9 @@ impl World {
         Request::Append(Append { parts, sync, reply: Some(reply) })
     }
 
-    /// Moves both cursors of a tenant to a record.
+    /// Moves all cursors of a tenant to a record.
     pub(super) fn acknowledge(&mut self, tenant: TenantId, acknowledged: Sequence) {
-        let cursor = |name| CursorState {
-            tenant,
-            destination: super::destination(name),
-            acknowledged,
-            beyond: Vec::new(),
-            delivered_items: [0; 3],
-        };
-        self.step(vec![Request::Checkpoint(vec![cursor("a"), cursor("b")])]);
+        self.step(vec![Request::Checkpoint(super::cursors_at(tenant, acknowledged))]);
     }
 
     /// Appends one request and says how it ended.
@@ -353,7 +352,7 @@ impl World {
         }
         self.note_forgotten(&before);
         for cursor in cursors {
-            let key = (cursor.tenant, cursor.destination.clone());
+            let key = (cursor.tenant, cursor.of.clone());
             if self.cursors.get(&key).is_none_or(|known| known.acknowledged <= cursor.acknowledged) {
                 self.cursors.insert(key, cursor);
             }
@@ -475,7 +474,7 @@ impl World {
             .tenants
             .iter()
             .flat_map(|tenant| &tenant.cursors)
-            .map(|cursor| ((cursor.tenant, cursor.destination.clone()), cursor.clone()))
+            .map(|cursor| ((cursor.tenant, cursor.of.clone()), cursor.clone()))
             .collect();
         for (key, cursor) in &found {
             let sent = self.cursors.get(key).map(|sent| sent.acknowledged).unwrap_or_default();
@@ -491,7 +490,7 @@ impl World {
     fn floor(&self, tenant: TenantId, signal: Signal) -> Sequence {
         let names = &tenant_record("a/b").destinations[signal.index()];
         let of = |name: &DestinationName| {
-            let key = (tenant, name.clone());
+            let key = (tenant, CursorOf::Delivery(name.clone(), signal));
             let recovered = self.cursors.get(&key).map(|cursor| cursor.acknowledged).unwrap_or_default();
             // What was durably passed may be gone even if a damaged checkpoint makes the cursor go back.
             recovered.max(self.durable_cursors.get(&key).copied().unwrap_or_default())
@@ -588,7 +587,8 @@ fn pending(tenant: &crate::queue::RecoveredTenant, records: &[Stored]) -> [u64; 
     let mut pending = [0; 3];
     for record in records {
         let waits = tenant.record.destinations[record.signal.index()].iter().any(|name| {
-            let cursor = tenant.cursors.iter().find(|cursor| cursor.destination == *name);
+            let of = CursorOf::Delivery(name.clone(), record.signal);
+            let cursor = tenant.cursors.iter().find(|cursor| cursor.of == of);
             cursor
                 .is_none_or(|cursor| record.sequence > cursor.acknowledged && !cursor.beyond.contains(&record.sequence))
         });
