@@ -1,13 +1,46 @@
 //! Load, a sink that faults on demand, the floor to compare with, and what a process costs.
 //!
-//! - [`payload`] makes OTLP requests whose items carry unique ids, and reads the ids back.
+//! What is sent, and what must arrive:
+//! - [`profile`] says what pods send; [`template`] encodes it once and patches each request in place.
+//! - [`identity`] makes the ids that tell each item apart; [`item`] finds them in a request, over [`wire`].
+//! - [`ledger`] keeps what was acknowledged, [`judge`] what arrived, a [`bitmap`] each; [`histogram`] keeps latencies.
+//! - [`schedule`] says when each request is due, [`generator`] sends it then.
+//!
+//! What is compared, and how:
+//! - [`scenario`] is a file that says what is done; [`network`] gives each pod a namespace; [`arm`] starts what is compared.
+//! - [`baselines`] gets what others make into a cache.
+//! - [`cell`] is one run of one arm, measured; [`verdict`] says what may be said of several.
+//! - [`compare`] runs rounds of them, [`report`] tells what came of it, [`cli`] is the command.
+//!
+//! For benches and tests:
+//! - [`payload`] makes small requests from given ids, and reads the ids back.
 //! - [`client`] sends them over raw HTTP/2, in a closed loop, cheaply enough not to be what is measured.
 //! - [`sink`] is a backend: discards or records, refuses or stalls as told.
 //! - [`floor`] forwards the same bytes over the `h2` crate, untouched: the least that a gateway could cost.
 //! - [`measure`] reads a process's CPU time and memory from /proc.
 
+pub mod arm;
+pub mod baselines;
+pub mod bitmap;
+pub mod cell;
+pub mod cli;
 pub mod client;
+pub mod compare;
 pub mod floor;
+pub mod generator;
+pub mod histogram;
+pub mod identity;
+pub mod item;
+pub mod judge;
+pub mod ledger;
 pub mod measure;
+pub mod network;
 pub mod payload;
+pub mod profile;
+pub mod report;
+pub mod scenario;
+pub mod schedule;
 pub mod sink;
+pub mod template;
+pub mod verdict;
+pub mod wire;

@@ -4,6 +4,8 @@ use std::fs;
 use std::io;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// CPU time of all threads that a process has now, user and system, in nanoseconds' resolution.
 ///
 /// From `/proc/PID/task/*/schedstat` where the kernel offers it (the tick-based figures of `stat` are too coarse for a
@@ -23,8 +25,80 @@ pub fn cpu_time(pid: u32) -> io::Result<Duration> {
     Ok(Duration::from_nanos(total))
 }
 
+/// CPU time of the calling thread, user and system.
+pub fn thread_cpu_time() -> io::Result<Duration> {
+    let spent = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    let seconds = u64::try_from(spent.tv_sec).map_err(io::Error::other)?;
+    let nanos = u32::try_from(spent.tv_nsec).map_err(io::Error::other)?;
+    Ok(Duration::new(seconds, nanos))
+}
+
+/// CPU time of this process's threads of that name.
+pub fn cpu_time_of_threads(name: &str) -> io::Result<Duration> {
+    let mut total = Duration::ZERO;
+    for task in fs::read_dir("/proc/self/task")? {
+        let path = task?.path();
+        if fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim_end() == name) {
+            let text = fs::read_to_string(path.join("schedstat"))?;
+            let on_cpu = text.split_ascii_whitespace().next().and_then(|field| field.parse().ok());
+            total += Duration::from_nanos(on_cpu.unwrap_or(0));
+        }
+    }
+    Ok(total)
+}
+
+/// Time that all processors of the machine were not idle since it started, in steps of 10 ms.
+pub fn machine_busy() -> io::Result<Duration> {
+    // What the kernel tells user space is in hundredths of a second on every architecture that this runs on.
+    const TICK: Duration = Duration::from_millis(10);
+    let text = fs::read_to_string("/proc/stat")?;
+    let fields = text.lines().next().unwrap_or_default().split_ascii_whitespace().skip(1);
+    // user nice system idle iowait irq softirq steal: what others took of this machine is not its work.
+    let ticks = fields.take(7).enumerate().filter(|(index, _)| !matches!(index, 3 | 4));
+    let ticks: u32 = ticks.filter_map(|(_, field)| field.parse::<u32>().ok()).sum();
+    Ok(TICK * ticks)
+}
+
+/// A process and all that it started and that is still there.
+pub fn family(pid: u32) -> Vec<u32> {
+    let mut found = vec![pid];
+    let mut next = 0;
+    while let Some(parent) = found.get(next).copied() {
+        next += 1;
+        let Ok(tasks) = fs::read_dir(format!("/proc/{parent}/task")) else { continue };
+        for task in tasks.filter_map(Result::ok) {
+            let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            found.extend(children.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+        }
+    }
+    found
+}
+
+/// What processes have and have done, besides CPU time and memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Threads.
+    pub threads: u64,
+    /// Open descriptors.
+    pub descriptors: u64,
+    /// Context switches, voluntary or not, of the threads that are there.
+    pub switches: u64,
+}
+
+/// Of one process.
+pub fn usage(pid: u32) -> io::Result<Usage> {
+    let mut usage = Usage { descriptors: fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64, ..Usage::default() };
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let Ok(status) = fs::read_to_string(task?.path().join("status")) else { continue };
+        let switches = status.lines().filter(|line| line.contains("_ctxt_switches:"));
+        usage.switches += switches.filter_map(|line| line.rsplit('\t').next()?.parse::<u64>().ok()).sum::<u64>();
+        usage.threads += 1;
+    }
+    Ok(usage)
+}
+
 /// Memory of a process, in KiB.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
     /// Resident.
     pub rss: u64,

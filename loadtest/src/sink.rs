@@ -35,12 +35,16 @@ pub enum Keep {
 #[derive(Clone)]
 pub struct Taker(Arc<Take>);
 
-type Take = dyn Fn(&Received) -> Result<(), prost::DecodeError> + Send + Sync;
+type Take = dyn Fn(&Received) -> Result<(), Invalid> + Send + Sync;
+
+/// A request that the taker does not understand.
+#[derive(Debug)]
+struct Invalid;
 
 impl Taker {
     /// `take` runs on the sink's thread.
-    pub fn new(take: impl Fn(&Received) -> Result<(), prost::DecodeError> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(take))
+    pub fn new<E>(take: impl Fn(&Received) -> Result<(), E> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(move |received| take(received).map_err(|_| Invalid)))
     }
 }
 
@@ -64,6 +68,17 @@ pub enum Fault {
     Invalid,
     /// The connection is closed without an answer.
     Drop,
+}
+
+/// When requests are answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// At once.
+    Now,
+    /// This long after they are complete.
+    After(Duration),
+    /// Not before the pace is another.
+    Held,
 }
 
 impl Fault {
@@ -111,6 +126,7 @@ pub struct Sink {
     shared: Arc<Shared>,
     address: SocketAddr,
     stop: watch::Sender<bool>,
+    pace: watch::Sender<Pace>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -118,6 +134,7 @@ pub struct Sink {
 struct Shared {
     keep: Keep,
     fault: AtomicU8,
+    pace: watch::Receiver<Pace>,
     requests: AtomicU64,
     refused: AtomicU64,
     bytes: AtomicU64,
@@ -142,9 +159,11 @@ impl Sink {
     pub fn on(listener: TcpListener, keep: Keep) -> Result<Self> {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
+        let (pace, for_shared) = watch::channel(Pace::Now);
         let shared = Arc::new(Shared {
             keep,
             fault: AtomicU8::new(Fault::None as u8),
+            pace: for_shared,
             requests: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
@@ -157,7 +176,7 @@ impl Sink {
         let thread = std::thread::Builder::new()
             .name("sink".into())
             .spawn(move || runtime.block_on(serve::accept(listener, for_thread, stopped)))?;
-        Ok(Self { shared, address, stop, thread: Some(thread) })
+        Ok(Self { shared, address, stop, pace, thread: Some(thread) })
     }
 
     /// Where it listens.
@@ -168,6 +187,11 @@ impl Sink {
     /// Answers from now on like this.
     pub fn fail_with(&self, fault: Fault) {
         self.shared.fault.store(fault as u8, Ordering::SeqCst);
+    }
+
+    /// Answers from now on at this pace; requests that wait are in it too.
+    pub fn answer(&self, pace: Pace) {
+        self.pace.send_replace(pace);
     }
 
     /// Requests answered with OK.
@@ -238,6 +262,18 @@ impl Shared {
         Fault::ALL.into_iter().find(|fault| *fault as u8 == number).unwrap_or(Fault::None)
     }
 
+    /// Returns when a request that is complete may be answered.
+    async fn paced(&self) {
+        let mut pace = self.pace.clone();
+        let now = *pace.borrow_and_update();
+        match now {
+            Pace::Now => {}
+            Pace::After(delay) => tokio::time::sleep(delay).await,
+            // The sink is gone: so is the request.
+            Pace::Held => drop(pace.wait_for(|pace| *pace != Pace::Held).await),
+        }
+    }
+
     /// Answers one request: keeps it and says how.
     fn take(&self, received: Received) -> Fault {
         let fault = match self.fault() {
@@ -252,14 +288,14 @@ impl Shared {
         fault
     }
 
-    fn keep(&self, received: Received) -> Result<(), prost::DecodeError> {
+    fn keep(&self, received: Received) -> Result<(), Invalid> {
         self.bytes.fetch_add(received.payload.len() as u64, Ordering::SeqCst);
         match &self.keep {
             Keep::Nothing => {}
             Keep::Payloads => self.kept().payloads.push(received),
             Keep::Hand(taker) => taker.0(&received)?,
             Keep::TraceIds(key) => {
-                let ids = payload::trace_ids(&received.payload, key)?;
+                let ids = payload::trace_ids(&received.payload, key).map_err(|_| Invalid)?;
                 let mut kept = self.kept();
                 for (id, owner) in ids {
                     let seen = kept.ids.entry(id).or_insert_with(|| Seen { owner: owner.clone(), ..Seen::default() });

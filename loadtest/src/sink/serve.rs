@@ -86,6 +86,7 @@ async fn grpc_call(
     let prefix = message.split_to(5);
     let payload = decompress(&head.headers, "grpc-encoding", message.freeze(), prefix[0] == 1)?;
     let received = Received { path: head.uri.path().to_owned(), headers: flatten(&head.headers), payload };
+    shared.paced().await;
     let (status, _) = shared.take(received).statuses();
     let response = Response::builder().header("content-type", "application/grpc");
     if status != 0 {
@@ -109,6 +110,7 @@ async fn http(stream: TcpStream, shared: Arc<Shared>) -> Result<()> {
             let compressed = head.headers.contains_key("content-encoding");
             let payload = decompress(&head.headers, "content-encoding", body, compressed)?;
             let received = Received { path: head.uri.path().to_owned(), headers: flatten(&head.headers), payload };
+            shared.paced().await;
             let (_, status) = shared.take(received).statuses();
             let response = Response::builder()
                 .status(StatusCode::from_u16(status)?)

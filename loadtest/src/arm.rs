@@ -1,0 +1,172 @@
+//! The ways in which telemetry may leave a pod, each started for real: what is compared.
+
+mod direct;
+mod otelcol;
+mod pillion;
+mod programs;
+mod rotel;
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+pub use self::direct::Direct;
+pub use self::otelcol::{Otelcol, Placement};
+pub use self::pillion::{Ack, Pillion};
+pub use self::programs::Programs;
+pub use self::rotel::Rotel;
+use crate::network::Network;
+
+/// An agent that is not ready by then is broken.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What an arm is started with.
+#[derive(Debug)]
+pub struct Site<'a> {
+    /// Where.
+    pub network: &'a Network,
+    /// Pods, numbered from 0.
+    pub pods: usize,
+    /// The sink's port.
+    pub sink_port: u16,
+    /// For configuration and data; empty.
+    pub dir: &'a Path,
+}
+
+/// One way.
+pub trait Arm {
+    /// As in tables and on the command line.
+    fn name(&self) -> &str;
+
+    /// What it is, with its version and whatever a reader has to know about it.
+    fn about(&self) -> String;
+
+    /// The resource attribute by which it promises to say whose items are, if it does.
+    fn attests(&self) -> Option<&'static str>;
+
+    /// Starts it for all pods; returns when each of them can send.
+    fn start<'a>(&'a self, site: &'a Site<'a>) -> Result<Box<dyn Running + 'a>>;
+}
+
+/// An arm that runs. Ends when dropped.
+pub trait Running {
+    /// Where a pod sends to: OTLP/gRPC.
+    fn grpc(&self, pod: usize) -> SocketAddr;
+
+    /// Where a pod sends to: OTLP/HTTP.
+    fn http(&self, pod: usize) -> SocketAddr;
+
+    /// Its processes; those that they start are found by the measuring.
+    fn processes(&self) -> Vec<Process>;
+
+    /// kill -9 of all that is the agent's (not of what the pod keeps), and its start again. Returns when it is ready.
+    fn crash(&mut self) -> Result<()> {
+        bail!("this arm has no agent that could crash")
+    }
+}
+
+/// One process of an arm.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Process {
+    /// What it is: equal ones are added up in tables.
+    pub role: &'static str,
+    /// Its number.
+    pub pid: u32,
+}
+
+/// A child that is killed when dropped.
+#[derive(Debug)]
+struct Agent {
+    role: &'static str,
+    child: Child,
+}
+
+impl Agent {
+    fn process(&self) -> Process {
+        Process { role: self.role, pid: self.child.id() }
+    }
+
+    /// Reads what it says until a line has `ready` in it. What it says later is read and forgotten, so that it never blocks.
+    fn wait_for(&mut self, ready: &'static str) -> Result<()> {
+        let stream: Box<dyn Read + Send> = match (self.child.stderr.take(), self.child.stdout.take()) {
+            (Some(stderr), _) => Box::new(stderr),
+            (None, Some(stdout)) => Box::new(stdout),
+            (None, None) => bail!("nothing of {} is read", self.role),
+        };
+        let (say, said) = sync_channel(1);
+        std::thread::Builder::new().name("log".into()).stack_size(64 << 10).spawn(move || {
+            let mut lines = BufReader::new(stream);
+            let (mut last, mut line) = (Vec::new(), String::new());
+            while lines.read_line(&mut line).is_ok_and(|length| length > 0) {
+                if line.contains(ready) {
+                    drop(say.send(Ok(())));
+                    drop(std::io::copy(&mut lines, &mut std::io::sink()));
+                    return;
+                }
+                last.push(std::mem::take(&mut line));
+                if last.len() > 20 {
+                    last.remove(0);
+                }
+            }
+            drop(say.send(Err(last.concat())));
+        })?;
+        match said.recv_timeout(PATIENCE) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(log)) => bail!("{} ended before it was ready:\n{log}", self.role),
+            Err(RecvTimeoutError::Timeout) => bail!("{} was not ready within {PATIENCE:?}", self.role),
+            Err(RecvTimeoutError::Disconnected) => bail!("{} was not heard of", self.role),
+        }
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // Already gone is what is wanted.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Asks again until a connection to every pod's agent is accepted.
+fn wait_for_ports(network: &Network, addresses: Vec<SocketAddr>) -> Result<()> {
+    use crate::generator::Target;
+    std::thread::scope(|scope| {
+        // A thread of its own, since asking moves it between the pods' networks.
+        let asking = scope.spawn(move || -> Result<()> {
+            let pods = addresses.len();
+            let target = network.target(addresses)?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let deadline = Instant::now() + PATIENCE;
+            runtime.block_on(async {
+                for pod in 0..pods {
+                    let mut interval = tokio::time::interval(Duration::from_millis(5));
+                    loop {
+                        interval.tick().await;
+                        let (socket, address) = target.socket(pod)?;
+                        match socket.connect(address).await {
+                            Ok(_) => break,
+                            Err(error) if Instant::now() > deadline => {
+                                return Err(error).with_context(|| format!("nobody listens on {address} in pod {pod}"));
+                            }
+                            Err(_not_yet) => {}
+                        }
+                    }
+                }
+                Ok(())
+            })
+        });
+        asking.join().expect("asking does not panic")
+    })
+}
+
+/// The version that a program tells when asked.
+fn version(program: &Path) -> String {
+    let output = Command::new(program).arg("--version").output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    text.unwrap_or_else(|error| error.to_string())
+}

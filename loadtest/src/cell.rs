@@ -1,0 +1,486 @@
+//! One run: one arm under one scenario, from its start to its end, with everything measured.
+//!
+//! ```text
+//! start      the sink, then the arm, until every pod can send        -> startup
+//! idle       nothing is sent                                         -> memory
+//! warm up    the load without its phases and events; judged, not measured
+//! load       the generator on its own thread; events                 -> CPU, latency, memory each second
+//! drain      until everything acknowledged has arrived, or patience ends
+//! after      -> memory, the account
+//! ```
+//!
+//! Sink and generator are threads of this process, on the first processor; the arm has the others. Where there is only one,
+//! nothing is pinned.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, Result};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use serde::{Deserialize, Serialize};
+
+use crate::arm::{Arm, Running, Site};
+use crate::generator::{self, Live, Load, Outcome, Protocol};
+use crate::histogram::Latencies;
+use crate::identity::Signal;
+use crate::judge::{Account, Judge, Settings};
+use crate::ledger::Ledger;
+use crate::measure::{self, Memory, Usage};
+use crate::network::Network;
+use crate::profile::{Profile, SHOP};
+use crate::scenario::{Deed, Scenario};
+use crate::schedule::{Rates, Schedule};
+use crate::sink::{Fault, Keep, Pace, Sink, Taker};
+use crate::template::Plan;
+
+/// The sink's port where it has a network of its own.
+const SINK_PORT: u16 = 5317;
+
+/// What is acknowledged and does not arrive for so long is lost: longer than any agent's delay between two tries.
+pub const DRAIN_MAX: Duration = Duration::from_secs(60);
+
+/// After everything has arrived: what comes now is a duplicate.
+const QUIET: Duration = Duration::from_millis(500);
+
+/// How often the run is looked at.
+const TICK: Duration = Duration::from_millis(100);
+
+/// A generator that is later than this, once in a hundred requests, has measured itself.
+const LATENESS_MAX_MS: f64 = 1.0;
+
+/// The delay of a slow backend.
+const SLOW: Duration = Duration::from_millis(500);
+
+/// Everything about one run.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Cell {
+    /// The arm's name.
+    pub arm: String,
+    /// Rounds are compared with themselves only.
+    pub round: usize,
+    /// Makes the same load again.
+    pub seed: u64,
+    /// Pods.
+    pub pods: usize,
+    /// Seconds from the first request to the last answer.
+    pub seconds: f64,
+    /// What became of the items, those of the warm-up included.
+    pub account: Account,
+    /// What became of the requests.
+    pub requests: Requests,
+    /// From due to acknowledged, of all pods but the noisy ones.
+    pub latency: Percentiles,
+    /// The same of the noisy ones, if there are any.
+    pub noisy_latency: Option<Percentiles>,
+    /// From due to the backend, of items that arrived.
+    pub delivery: Percentiles,
+    /// How late the generator was.
+    pub lateness: Percentiles,
+    /// CPU seconds during load and drain.
+    pub cpu: Cpu,
+    /// Of all the arm's processes, KiB.
+    pub memory: Phases,
+    /// Of all the arm's processes under load.
+    pub usage: Usage,
+    /// From the start of the arm until every pod could send, milliseconds.
+    pub startup_ms: f64,
+    /// How long the first item was on its way to the backend, milliseconds.
+    pub first_delivery_ms: Option<f64>,
+    /// Why its latencies say nothing about the arm.
+    pub void: Option<String>,
+}
+
+/// Numbers of requests.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Requests {
+    /// Came due.
+    pub due: u64,
+    /// Acknowledged.
+    pub acknowledged: u64,
+    /// Refused, by status.
+    pub refused: BTreeMap<u32, u64>,
+    /// Acknowledged in part.
+    pub partly: u64,
+    /// On broken connections.
+    pub failed: u64,
+    /// Without an answer in time.
+    pub timed_out: u64,
+    /// Never sent, for lack of room.
+    pub unsent: u64,
+    /// Bytes of bodies.
+    pub bytes: u64,
+    /// Connections opened.
+    pub connections: u64,
+    /// The first errors.
+    pub examples: Vec<String>,
+}
+
+/// Milliseconds; `None`: more requests than that share had no answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Percentiles {
+    /// Half of them were faster.
+    pub p50: Option<f64>,
+    /// One of a hundred was slower.
+    pub p99: Option<f64>,
+    /// One of a thousand was slower.
+    pub p999: Option<f64>,
+    /// The slowest.
+    pub max: Option<f64>,
+}
+
+/// CPU seconds.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Cpu {
+    /// Of the arm's processes.
+    pub arm: f64,
+    /// The same by role.
+    pub roles: BTreeMap<String, f64>,
+    /// Of the generator.
+    pub generator: f64,
+    /// Of the sink.
+    pub sink: f64,
+    /// Of the whole machine, whoever used it.
+    pub machine: f64,
+}
+
+/// Memory at three times.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct Phases {
+    /// Before any load.
+    pub idle: Memory,
+    /// The largest seen under load, by PSS.
+    pub load: Memory,
+    /// After it.
+    pub after: Memory,
+}
+
+/// What a run needs besides arm and scenario.
+#[derive(Debug, Clone, Copy)]
+pub struct Options<'a> {
+    /// Where pods are.
+    pub network: &'a Network,
+    /// An empty directory.
+    pub dir: &'a Path,
+    /// Decides load and contents.
+    pub seed: u64,
+    /// The round's number.
+    pub round: usize,
+    /// What is acknowledged and does not arrive for so long after the load is lost; [`DRAIN_MAX`] but in tests.
+    pub drain: Duration,
+}
+
+/// Runs it. `watch` is told the live figures ten times a second.
+pub fn run(
+    arm: &dyn Arm,
+    scenario: &Scenario,
+    options: Options<'_>,
+    watch: &mut dyn FnMut(&Live, f64),
+) -> Result<Cell> {
+    let pinning = Pinning::new()?;
+    let bench = Bench::new(arm, scenario, options, &pinning)?;
+    let site = Site {
+        network: options.network,
+        pods: scenario.pods,
+        sink_port: bench.sink.address().port(),
+        dir: options.dir,
+    };
+    let started = Instant::now();
+    let mut running = arm.start(&site).with_context(|| format!("starting {}", arm.name()))?;
+    let startup = started.elapsed();
+    pause(Duration::from_secs(1));
+    let mut cell = Cell { arm: arm.name().to_owned(), round: options.round, seed: options.seed, ..Cell::default() };
+    cell.pods = scenario.pods;
+    cell.startup_ms = millis(startup);
+    cell.memory.idle = memory(running.as_ref());
+    if scenario.warmup > 0.0 {
+        bench.load(running.as_mut(), scenario.warmup_rates(), &[], &pinning, &mut |_, _, _| {})?;
+        bench.drain();
+    }
+    bench.judge.forget_delivery();
+    let before = Reading::take(running.as_ref())?;
+    let mut next_look = Duration::ZERO;
+    let mut peak = Memory::default();
+    let outcome =
+        bench.load(running.as_mut(), scenario.rates(), &scenario.events, &pinning, &mut |running, live, at| {
+            watch(live, at.as_secs_f64());
+            if at >= next_look {
+                next_look = at + Duration::from_secs(1);
+                let now = memory(running);
+                if now.pss > peak.pss {
+                    peak = now;
+                }
+            }
+        })?;
+    bench.drain();
+    let after = Reading::take(running.as_ref())?;
+    cell.first_delivery_ms = bench.judge.first_delivery().map(|nanos| millis(Duration::from_nanos(nanos)));
+    cell.cpu = after.since(&before, outcome.cpu);
+    cell.usage = after.usage;
+    cell.memory.load = peak;
+    cell.memory.after = memory(running.as_ref());
+    cell.account = bench.judge.account(&bench.ledger);
+    cell.delivery = Percentiles::of(&bench.judge.delivery());
+    cell.take_outcome(outcome, scenario);
+    Ok(cell)
+}
+
+/// What is there for the time of a run besides the arm.
+struct Bench<'a> {
+    plan: Arc<Plan>,
+    ledger: Arc<Ledger>,
+    judge: Arc<Judge>,
+    sink: Sink,
+    scenario: &'a Scenario,
+    options: Options<'a>,
+}
+
+impl<'a> Bench<'a> {
+    fn new(arm: &dyn Arm, scenario: &'a Scenario, options: Options<'a>, pinning: &Pinning) -> Result<Self> {
+        let plan = Arc::new(Plan::new(&Profile::parse(SHOP)?, options.seed, scenario.pods, scenario.batch())?);
+        let resource = vec![("service.name".to_owned(), "cart".to_owned())];
+        let attested = arm.attests().map(str::to_owned);
+        let judge = Arc::new(Judge::new(Settings { plan: plan.clone(), attested, resource }));
+        let for_sink = judge.clone();
+        let taker = Taker::new(move |received| {
+            let signal = Signal::of_path(&received.path).ok_or("not a path of OTLP")?;
+            for_sink.arrive(signal, &received.payload, unix_now()).map_err(|_| "not OTLP")
+        });
+        let port = match options.network {
+            Network::Here => 0,
+            Network::Pods(_) => SINK_PORT,
+        };
+        let sink = pinning.as_load(|| Sink::start((Ipv4Addr::UNSPECIFIED, port).into(), Keep::Hand(taker)))??;
+        let ledger = Arc::new(Ledger::new(scenario.pods));
+        Ok(Self { plan, ledger, judge, sink, scenario, options })
+    }
+
+    /// Sends, on a thread of its own; this one looks on and does what is to happen.
+    fn load(
+        &self,
+        running: &mut dyn Running,
+        rates: Rates,
+        events: &[crate::scenario::Event],
+        pinning: &Pinning,
+        look: &mut dyn FnMut(&dyn Running, &Live, Duration),
+    ) -> Result<Outcome> {
+        let addresses = (0..self.scenario.pods).map(|pod| match self.scenario.protocol {
+            Protocol::Grpc => running.grpc(pod),
+            Protocol::Http => running.http(pod),
+        });
+        let target = self.options.network.target(addresses.collect())?;
+        let load = Load {
+            plan: self.plan.clone(),
+            schedule: Schedule::new(rates, self.options.seed),
+            transport: self.scenario.transport(),
+            bounds: self.scenario.bounds(),
+            first_group: self.scenario.first_group(),
+        };
+        let live = Arc::new(Live::default());
+        let (say, said) = sync_channel(1);
+        let (for_thread, ledger) = (live.clone(), self.ledger.clone());
+        let thread = pinning.as_load(|| {
+            std::thread::Builder::new().name("generator".into()).spawn(move || {
+                drop(say.send(generator::run(load, Rc::new(target), ledger, for_thread)));
+            })
+        })??;
+        let began = Instant::now();
+        let mut events = events.iter().peekable();
+        let outcome = loop {
+            match said.recv_timeout(TICK) {
+                Ok(outcome) => break outcome,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => anyhow::bail!("the generator ended without a word"),
+            }
+            look(running, &live, began.elapsed());
+            while let Some(event) = events.next_if(|event| event.at <= began.elapsed().as_secs_f64()) {
+                if let Err(error) = self.happen(event.what, running) {
+                    live.stop.store(true, Ordering::Relaxed);
+                    return Err(error);
+                }
+            }
+        };
+        drop(thread.join());
+        for event in events {
+            self.happen(event.what, running)?;
+        }
+        outcome
+    }
+
+    fn happen(&self, deed: Deed, running: &mut dyn Running) -> Result<()> {
+        match deed {
+            Deed::BackendDown => self.sink.fail_with(Fault::Unavailable),
+            Deed::BackendSlow => self.sink.answer(Pace::After(SLOW)),
+            Deed::BackendUp => {
+                self.sink.answer(Pace::Now);
+                self.sink.fail_with(Fault::None);
+            }
+            Deed::AgentKilled => running.crash()?,
+        }
+        Ok(())
+    }
+
+    /// Returns when nothing is owed any more, or patience has ended.
+    fn drain(&self) {
+        let deadline = Instant::now() + self.options.drain;
+        while self.judge.missing(&self.ledger) > 0 && Instant::now() < deadline {
+            pause(TICK);
+        }
+        pause(QUIET);
+    }
+}
+
+impl Cell {
+    fn take_outcome(&mut self, outcome: Outcome, scenario: &Scenario) {
+        let [noisy, others] = &outcome.latencies;
+        self.latency = Percentiles::of(others);
+        self.noisy_latency = scenario.noisy.map(|_| Percentiles::of(noisy));
+        self.lateness = Percentiles::of(&outcome.lateness);
+        self.seconds = outcome.took.as_secs_f64();
+        self.void = self.lateness.p99.filter(|late| *late > LATENESS_MAX_MS).map(|late| {
+            format!("the generator itself was {late:.1} ms late, once in a hundred requests: the machine is too busy")
+        });
+        self.requests = Requests {
+            due: outcome.due,
+            acknowledged: outcome.acknowledged,
+            refused: outcome.refused,
+            partly: outcome.partly,
+            failed: outcome.failed,
+            timed_out: outcome.timed_out,
+            unsent: outcome.unsent,
+            bytes: outcome.bytes,
+            connections: outcome.connections,
+            examples: outcome.examples,
+        };
+    }
+
+    /// Items acknowledged for each second of the arm's CPU.
+    pub fn items_per_cpu_second(&self, items_per_request: f64) -> Option<f64> {
+        let items = self.requests.acknowledged as f64 * items_per_request;
+        (self.cpu.arm > 0.0).then(|| items / self.cpu.arm)
+    }
+
+    /// The generator's share of all CPU that the run took.
+    pub fn generator_share(&self) -> f64 {
+        let run = self.cpu.arm + self.cpu.generator + self.cpu.sink;
+        if run > 0.0 { self.cpu.generator / run } else { 0.0 }
+    }
+}
+
+impl Percentiles {
+    fn of(latencies: &Latencies) -> Self {
+        let at = |share| latencies.percentile(share).map(millis);
+        Self { p50: at(0.5), p99: at(0.99), p999: at(0.999), max: latencies.max().map(millis) }
+    }
+}
+
+/// All counters at one time.
+struct Reading {
+    roles: BTreeMap<String, Duration>,
+    sink: Duration,
+    machine: Duration,
+    usage: Usage,
+}
+
+impl Reading {
+    fn take(running: &dyn Running) -> io::Result<Self> {
+        let mut roles = BTreeMap::<String, Duration>::new();
+        let mut usage = Usage::default();
+        for process in running.processes() {
+            for pid in measure::family(process.pid) {
+                // One that has ended meanwhile has nothing to tell.
+                *roles.entry(process.role.to_owned()).or_default() += measure::cpu_time(pid).unwrap_or_default();
+                let one = measure::usage(pid).unwrap_or_default();
+                usage.threads += one.threads;
+                usage.descriptors += one.descriptors;
+                usage.switches += one.switches;
+            }
+        }
+        Ok(Self { roles, sink: measure::cpu_time_of_threads("sink")?, machine: measure::machine_busy()?, usage })
+    }
+
+    fn since(&self, before: &Self, generator: Duration) -> Cpu {
+        let spent = |(role, now): (&String, &Duration)| {
+            let then = before.roles.get(role).copied().unwrap_or_default();
+            (role.clone(), now.saturating_sub(then).as_secs_f64())
+        };
+        let roles: BTreeMap<String, f64> = self.roles.iter().map(spent).collect();
+        Cpu {
+            // The sum of nothing is -0.0.
+            arm: roles.values().fold(0.0, |sum, seconds| sum + seconds),
+            roles,
+            generator: generator.as_secs_f64(),
+            sink: self.sink.saturating_sub(before.sink).as_secs_f64(),
+            machine: self.machine.saturating_sub(before.machine).as_secs_f64(),
+        }
+    }
+}
+
+fn memory(running: &dyn Running) -> Memory {
+    let pids = running.processes().into_iter().flat_map(|process| measure::family(process.pid));
+    pids.map(|pid| measure::memory(pid).unwrap_or_default()).fold(Memory::default(), |sum, one| Memory {
+        rss: sum.rss + one.rss,
+        pss: sum.pss + one.pss,
+        private: sum.private + one.private,
+    })
+}
+
+/// Which processors do what.
+struct Pinning {
+    all: CpuSet,
+    load: CpuSet,
+    rest: CpuSet,
+}
+
+impl Pinning {
+    /// This thread, and what it starts from now on, has the arm's processors.
+    fn new() -> Result<Self> {
+        let all = sched_getaffinity(None)?;
+        let mut pinning = Self { all, load: all, rest: all };
+        if let Some(first) = (0..CpuSet::MAX_CPU).find(|cpu| all.is_set(*cpu)).filter(|_| all.count() > 1) {
+            pinning.load = CpuSet::new();
+            pinning.load.set(first);
+            pinning.rest.unset(first);
+        }
+        sched_setaffinity(None, &pinning.rest)?;
+        Ok(pinning)
+    }
+
+    /// What is started by `starts` has the load's processor.
+    fn as_load<T>(&self, starts: impl FnOnce() -> T) -> Result<T> {
+        sched_setaffinity(None, &self.load)?;
+        let started = starts();
+        sched_setaffinity(None, &self.rest)?;
+        Ok(started)
+    }
+}
+
+impl Drop for Pinning {
+    fn drop(&mut self) {
+        // At worst this thread stays where it was.
+        let _stays = sched_setaffinity(None, &self.all);
+    }
+}
+
+/// A phase of a run is a length of time: nothing is waited for.
+fn pause(length: Duration) {
+    let end = Instant::now() + length;
+    while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+        std::thread::park_timeout(left);
+    }
+}
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
+fn unix_now() -> u64 {
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_1970.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,196 @@
+//! The command line: what is asked for, the namespaces to do it in, and what is printed.
+
+mod arguments;
+mod arms;
+
+use std::io::{IsTerminal, Write, stderr};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::sync::atomic::Ordering;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Parser;
+
+use self::arguments::{Arguments, Load, Task};
+use crate::arm::Programs;
+use crate::baselines::Baseline;
+use crate::compare::{self, Comparison, Progress, Request};
+use crate::report;
+use crate::scenario::{COMMITTED, Scenario};
+use crate::verdict;
+
+/// An arm made a mistake.
+const FAULT: u8 = 3;
+
+/// Runs the command; 0 is well, 1 failed, 2 wrong arguments, 3 an arm lost, repeated, changed or misattributed items.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("pillion-loadtest: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<ExitCode> {
+    match arguments.task {
+        Task::List => {
+            for (name, _) in COMMITTED {
+                let scenario = Scenario::load(name)?;
+                println!("{name:16} {}\n{:16} {}", scenario.about, "", scenario.shape());
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Baselines { only, cache } => baselines(&only, cache),
+        Task::Report { old, new } => {
+            let old = report::read(&old)?;
+            match new {
+                Some(new) => println!("{}", report::change(&old, &report::read(&new)?)),
+                None => println!("{}\n{}", report::table(&old), report::verdict(&old).join("\n")),
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Compare { quick: true, ref load, .. } if !arguments.inside => {
+            get_rotel(load);
+            enter_namespaces()
+        }
+        Task::Run { .. } | Task::Compare { .. } | Task::Sweep { .. } if !arguments.inside => enter_namespaces(),
+        Task::Run { name, load } => one(&name, 1, &load),
+        Task::Compare { name, rounds, quick, load } => {
+            let name = if quick { "quick".to_owned() } else { name };
+            one(&name, rounds, &load)
+        }
+        Task::Sweep { name, pods, rounds, load } => sweep(&name, &pods, rounds, &load),
+    }
+}
+
+/// Gets them, and fails when one is missing.
+fn baselines(only: &[String], cache: Option<PathBuf>) -> Result<ExitCode> {
+    let unknown = only.iter().find(|name| Baseline::ALL.iter().all(|baseline| baseline.name() != *name));
+    ensure!(unknown.is_none(), "no baseline is called {unknown:?}");
+    let programs = Programs::find(None, None, cache)?;
+    let mut code = ExitCode::SUCCESS;
+    for baseline in
+        Baseline::ALL.into_iter().filter(|one| only.is_empty() || only.iter().any(|name| name == one.name()))
+    {
+        match baseline.get(&programs) {
+            Ok((path, version)) => println!("{}: {version}, {}", baseline.name(), path.display()),
+            Err(error) => {
+                println!("MISSING {}: {error:#}", baseline.name());
+                code = ExitCode::FAILURE;
+            }
+        }
+    }
+    Ok(code)
+}
+
+/// Before the first comparison. Without it the arm is reported as missing.
+fn get_rotel(load: &Load) {
+    if load.rotel.is_some() || !load.arms.iter().any(|arm| arm == "rotel") {
+        return;
+    }
+    let got = Programs::find(None, None, load.cache.clone()).and_then(|programs| Baseline::Rotel.get(&programs));
+    if let Err(error) = got {
+        eprintln!("rotel could not be got: {error:#}");
+    }
+}
+
+/// Starts this command again where it is root of namespaces of its own, and where all that it starts ends with it.
+fn enter_namespaces() -> Result<ExitCode> {
+    let own = std::env::current_exe().context("the path of this program")?;
+    let error = Command::new("unshare")
+        .args(["--map-root-user", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"])
+        .arg(own)
+        .arg("--inside")
+        .args(std::env::args_os().skip(1))
+        .exec();
+    bail!("`unshare` of util-linux makes the pods' networks: {error}")
+}
+
+fn one(name: &str, rounds: usize, load: &Load) -> Result<ExitCode> {
+    let comparison = compare(name, Scenario::load(name)?, rounds, load)?;
+    if let Some(dir) = &load.out {
+        for path in report::write(&comparison, dir)? {
+            eprintln!("wrote {}", path.display());
+        }
+    }
+    Ok(exit(&[comparison]))
+}
+
+fn sweep(name: &str, pods: &[usize], rounds: usize, load: &Load) -> Result<ExitCode> {
+    ensure!(!pods.is_empty(), "a sweep needs numbers of pods: pods=5,20,50");
+    let mut all = Vec::new();
+    for pods in pods {
+        let scenario = Scenario { pods: *pods, ..Scenario::load(name)? };
+        let comparison = compare(name, scenario, rounds, load)?;
+        if let Some(dir) = &load.out {
+            report::write(&comparison, &dir.join(format!("pods-{pods}")))?;
+        }
+        all.push(comparison);
+    }
+    Ok(exit(&all))
+}
+
+fn compare(name: &str, scenario: Scenario, rounds: usize, load: &Load) -> Result<Comparison> {
+    let scenario = load.apply(scenario)?;
+    let (arms, missing) = arms::of(&load.arms, load)?;
+    ensure!(!arms.is_empty(), "none of the arms can be run: {missing:?}");
+    let scratch = load.scratch.clone().unwrap_or_else(std::env::temp_dir);
+    let seed = load.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
+    let request = Request { name, scenario, rounds, seed, command: command(seed), missing, scratch: &scratch };
+    let is_watched = stderr().is_terminal();
+    let comparison = compare::run(request, &arms, &mut |progress| {
+        if is_watched {
+            show(progress, rounds);
+        }
+    })?;
+    if is_watched {
+        eprint!("\r\x1b[K");
+    }
+    println!("{}", report::table(&comparison));
+    report::verdict(&comparison).iter().for_each(|line| println!("{line}"));
+    Ok(comparison)
+}
+
+/// The command as it was given, with the seed.
+fn command(seed: u64) -> String {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--inside").collect();
+    let seeded = arguments.iter().any(|argument| argument.starts_with("--seed"));
+    let seed = if seeded { String::new() } else { format!(" --seed {seed}") };
+    format!("pillion-loadtest {}{seed}", arguments.join(" "))
+}
+
+fn show(progress: &Progress<'_>, rounds: usize) {
+    let (due, acknowledged) =
+        (progress.live.due.load(Ordering::Relaxed), progress.live.acknowledged.load(Ordering::Relaxed));
+    let line = format!(
+        "round {}/{rounds}  {:18} {:5.1} s  {due} due, {acknowledged} acknowledged",
+        progress.round + 1,
+        progress.arm,
+        progress.seconds
+    );
+    // Whoever cannot see it misses nothing.
+    drop(write!(stderr(), "\r\x1b[K{line}"));
+}
+
+fn exit(comparisons: &[Comparison]) -> ExitCode {
+    let is_wrong = |comparison: &Comparison| {
+        let mut arms = comparison.arms.iter();
+        arms.any(|arm| !verdict::mistakes(&arm.name, &comparison.cells, &comparison.scenario).is_empty())
+    };
+    if comparisons.iter().any(is_wrong) { ExitCode::from(FAULT) } else { ExitCode::SUCCESS }
+}
+
+/// Numbers of pods as `pods=5,20,50`.
+fn pods_list(text: &str) -> Result<Vec<usize>, String> {
+    let list = text.strip_prefix("pods=").unwrap_or(text);
+    list.split(',').map(|number| number.parse().map_err(|_| format!("{number:?} is no number of pods"))).collect()
+}
+
+/// A path that outlives a change of directory.
+fn absolute(text: &str) -> Result<PathBuf, String> {
+    std::path::absolute(text).map_err(|error| error.to_string())
+}

@@ -1,0 +1,153 @@
+//! Arguments, and nothing else.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::builder::TypedValueParser;
+use clap::{Args, Parser, Subcommand};
+
+use super::{absolute, pods_list};
+use crate::scenario::Scenario;
+
+const AFTER_HELP: &str = "\
+Examples:
+  pillion-loadtest list                                        the scenarios
+  pillion-loadtest run steady                                  each arm once
+  pillion-loadtest compare --quick                             a first comparison; gets rotel
+  pillion-loadtest baselines                                   gets the Collector and rotel; needs Go and npm
+  pillion-loadtest compare steady --rounds 9 --out result      files: a page, JSON, CSV
+  pillion-loadtest report before after                         what changed between two of them
+  pillion-loadtest run my-scenario.toml --arms direct,pillion  a scenario of one's own
+  pillion-loadtest sweep pods=5,20,50 --name idle              the same with other numbers of pods
+
+It needs neither root nor a cluster: each pod gets a network namespace in a user namespace, by `unshare` of util-linux and
+`ip` of iproute2. `pillion` is looked for beside this program.
+
+Exit status: 0 well, 1 failed, 2 wrong arguments, 3 an arm lost, repeated, changed or misattributed items, or has a slow tail.";
+
+/// Compares ways in which telemetry may leave a pod: each started for real, under the same load, every item accounted for.
+#[derive(Debug, Parser)]
+#[command(name = "pillion-loadtest", version, after_help = AFTER_HELP)]
+pub(super) struct Arguments {
+    #[arg(long, hide = true)]
+    pub(super) inside: bool,
+    #[command(subcommand)]
+    pub(super) task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Task {
+    /// Lists the scenarios that come with it
+    List,
+    /// Runs a scenario once with each arm
+    Run {
+        /// One of `list`, or a file
+        name: String,
+        #[command(flatten)]
+        load: Load,
+    },
+    /// Runs a scenario in shuffled rounds and says what is more than noise
+    Compare {
+        /// One of `list`, or a file
+        #[arg(default_value = "steady")]
+        name: String,
+        /// Runs of each arm; below 5 nothing is decided
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000).map(usize::from))]
+        rounds: usize,
+        /// The scenario `quick`
+        #[arg(long, conflicts_with = "name")]
+        quick: bool,
+        #[command(flatten)]
+        load: Load,
+    },
+    /// Gets what others make into the cache, and says what is missing
+    Baselines {
+        /// Only these: otelcol, rotel
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<String>,
+        /// The cache, unless it is below ~/.cache
+        #[arg(long, value_parser = absolute)]
+        cache: Option<PathBuf>,
+    },
+    /// Tells a comparison again, or what changed between two
+    Report {
+        /// A directory that --out wrote, or its comparison.json
+        old: PathBuf,
+        /// Another one
+        new: Option<PathBuf>,
+    },
+    /// Runs a scenario with several numbers of pods
+    Sweep {
+        /// Such as pods=5,20,50
+        #[arg(value_parser = pods_list)]
+        pods: std::vec::Vec<usize>,
+        /// One of `list`, or a file
+        #[arg(long, default_value = "idle")]
+        name: String,
+        /// Runs of each arm for each number
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000).map(usize::from))]
+        rounds: usize,
+        #[command(flatten)]
+        load: Load,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Load {
+    /// Which arms: direct, pillion, pillion-durable, otelcol, otelcol-daemonset, rotel
+    #[arg(long, value_delimiter = ',', default_value = "direct,pillion,otelcol,rotel")]
+    pub(super) arms: Vec<String>,
+    /// Decides load, contents and order; by chance without it, and told
+    #[arg(long)]
+    pub(super) seed: Option<u64>,
+    /// Pods instead of the scenario's
+    #[arg(long)]
+    pods: Option<usize>,
+    /// Seconds of load instead of the scenario's
+    #[arg(long)]
+    seconds: Option<f64>,
+    /// Requests a second of each pod instead of the scenario's
+    #[arg(long)]
+    rate: Option<f64>,
+    /// Spans in a request instead of the scenario's items
+    #[arg(long)]
+    spans: Option<usize>,
+    /// Writes the page, the table, the JSON and the CSV into this directory
+    #[arg(long, value_parser = absolute)]
+    pub(super) out: Option<PathBuf>,
+    /// Where data of the runs may lie meanwhile; on a disk, for what is durable
+    #[arg(long, value_parser = absolute)]
+    pub(super) scratch: Option<PathBuf>,
+    /// The program `pillion`, unless it is beside this one
+    #[arg(long, value_parser = absolute)]
+    pub(super) pillion: Option<PathBuf>,
+    /// The program `pillion-shim`; without it, the one that shim/build-static made, or `pillion shim`
+    #[arg(long, value_parser = absolute)]
+    pub(super) shim: Option<PathBuf>,
+    /// The program `otelcol`, unless it is in the cache
+    #[arg(long, value_parser = absolute)]
+    pub(super) otelcol: Option<PathBuf>,
+    /// The program `rotel-agent`, unless it is in the cache
+    #[arg(long, value_parser = absolute)]
+    pub(super) rotel: Option<PathBuf>,
+    /// The cache of others' programs, unless it is below ~/.cache
+    #[arg(long, value_parser = absolute)]
+    pub(super) cache: Option<PathBuf>,
+}
+
+impl Load {
+    /// The scenario with what was asked for instead.
+    pub(super) fn apply(&self, mut scenario: Scenario) -> Result<Scenario> {
+        scenario.pods = self.pods.unwrap_or(scenario.pods);
+        scenario.requests_per_second = self.rate.unwrap_or(scenario.requests_per_second);
+        if let Some(seconds) = self.seconds {
+            scenario.seconds = seconds;
+        }
+        if let Some(spans) = self.spans {
+            scenario.items = crate::scenario::Items { traces: spans, ..Default::default() };
+            scenario.shares = None;
+        }
+        scenario.check()?;
+        Ok(scenario)
+    }
+}

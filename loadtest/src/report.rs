@@ -1,0 +1,46 @@
+//! What is told of a comparison: a table, a verdict in words, a page, and files.
+
+mod change;
+mod html;
+mod table;
+mod words;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+pub use self::change::change;
+pub use self::html::html;
+pub use self::table::{FIGURES, Figure, csv, table};
+pub use self::words::verdict;
+use crate::compare::Comparison;
+
+#[cfg(test)]
+mod tests;
+
+/// Writes `report.html`, `comparison.json`, `runs.csv` and `report.txt` into a directory; returns their paths.
+pub fn write(comparison: &Comparison, dir: &Path) -> Result<Vec<PathBuf>> {
+    fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
+    let text = format!("{}\n{}", table(comparison), verdict(comparison).join("\n"));
+    let files = [
+        ("report.html", html(comparison)),
+        ("comparison.json", serde_json::to_string_pretty(comparison)?),
+        ("runs.csv", csv(comparison)),
+        ("report.txt", text),
+    ];
+    let mut paths = Vec::new();
+    for (name, text) in files {
+        let path = dir.join(name);
+        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+        paths.push(path);
+    }
+    Ok(paths)
+}
+
+/// Reads a comparison that was written, from its directory or its file.
+pub fn read(path: &Path) -> Result<Comparison> {
+    let file = if path.is_dir() { path.join("comparison.json") } else { path.to_owned() };
+    let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("{} is no comparison of this version", file.display()))
+}

@@ -1,0 +1,120 @@
+//! One page that needs nothing else: verdict, charts, table, and how to make it again.
+
+use super::{FIGURES, Figure, verdict};
+use crate::compare::Comparison;
+
+const CSS: &str = include_str!("page.css");
+
+/// What is drawn; a figure that no arm has is left out.
+const CHARTS: [&str; 6] = [
+    "agent_cpu_s_per_million",
+    "pss_after_kib_per_pod",
+    "pss_idle_kib_per_pod",
+    "ack_p50_ms",
+    "ack_p99_ms",
+    "delivery_p99_ms",
+];
+
+/// The page.
+pub fn html(comparison: &Comparison) -> String {
+    let scenario = &comparison.scenario;
+    let title = format!("Load test: {}", comparison.name);
+    let lines = verdict(comparison).into_iter().map(|line| {
+        let class = match () {
+            () if line.starts_with("FAULT") || line.starts_with("MISSING") => "bad",
+            () if line.contains("arrived once, unchanged") => "good",
+            () => "",
+        };
+        format!("<li class=\"{class}\">{}</li>", escaped(&line))
+    });
+    let charts = CHARTS.iter().filter_map(|key| FIGURES.iter().find(|figure| figure.key == *key));
+    let charts: String = charts.filter_map(|figure| chart(comparison, figure)).collect();
+    let arms =
+        comparison.arms.iter().map(|arm| format!("<dt>{}</dt><dd>{}</dd>", escaped(&arm.name), escaped(&arm.about)));
+    let json = serde_json::to_string_pretty(&comparison.scenario).unwrap_or_default();
+    format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><title>{title}</title>\
+         <style>{CSS}</style></head><body><main>\n<h1>{title}</h1>\n<p>{about}</p>\n\
+         <p class=\"soft\">{shape}. {seconds} s a run, {rounds} rounds in shuffled order, seed {seed}. {machine}.</p>\n\
+         <h2>Verdict</h2>\n<ul class=\"verdict\">{lines}</ul>\n\
+         <h2>Figures</h2>\n<p class=\"soft\">Bars are medians of the rounds, dots are the rounds. Less is better.</p>\n\
+         <div class=\"charts\">{charts}</div>\n<h2>All of them</h2>\n<div class=\"scroll\">{table}</div>\n\
+         <h2>What was compared</h2>\n<dl>{arms}</dl>\n\
+         <h2>Make it again</h2>\n<pre>{command}</pre>\n<p class=\"soft\">comparison.json and runs.csv beside this page hold \
+         every run. The scenario, as it was run:</p>\n<pre>{json}</pre>\n</main></body></html>\n",
+        title = escaped(&title),
+        about = escaped(&scenario.about),
+        shape = escaped(&scenario.shape()),
+        seconds = scenario.seconds,
+        rounds = comparison.rounds,
+        seed = comparison.seed,
+        machine = escaped(&comparison.machine),
+        lines = lines.collect::<String>(),
+        table = table(comparison),
+        arms = arms.collect::<String>(),
+        command = escaped(&comparison.command),
+        json = escaped(&json),
+    )
+}
+
+fn table(comparison: &Comparison) -> String {
+    let items = comparison.items_per_request();
+    let head: String =
+        comparison.arms.iter().map(|arm| format!("<th scope=\"col\">{}</th>", escaped(&arm.name))).collect();
+    let rows = FIGURES.iter().map(|figure| {
+        let values = comparison.arms.iter().map(|arm| {
+            let value = comparison.median(&arm.name, |cell| figure.value(cell, items));
+            format!("<td>{}</td>", value.map_or("–".to_owned(), |value| format!("{value:.*}", figure.digits)))
+        });
+        format!("<tr><th scope=\"row\">{}</th>{}</tr>\n", escaped(figure.name), values.collect::<String>())
+    });
+    format!(
+        "<table><thead><tr><th>median of the rounds</th>{head}</tr></thead><tbody>\n{}</tbody></table>",
+        rows.collect::<String>()
+    )
+}
+
+/// Horizontal bars, an arm each; `None`: no arm has the figure.
+fn chart(comparison: &Comparison, figure: &Figure) -> Option<String> {
+    const ROW: usize = 44;
+    const WIDTH: f64 = 360.0;
+    let items = comparison.items_per_request();
+    let of = |arm: &str| -> Vec<f64> { comparison.of(arm).filter_map(|cell| figure.value(cell, items)).collect() };
+    let most = comparison.arms.iter().flat_map(|arm| of(&arm.name)).fold(0.0, f64::max);
+    if most <= 0.0 {
+        return None;
+    }
+    let mut rows = String::new();
+    for (index, arm) in comparison.arms.iter().enumerate() {
+        let (top, values) = (index * ROW, of(&arm.name));
+        let median = comparison.median(&arm.name, |cell| figure.value(cell, items));
+        let told = median.map_or("not measured".to_owned(), |median| format!("{median:.*}", figure.digits));
+        let class = if arm.name.starts_with("pillion") { "own" } else { "other" };
+        rows.push_str(&format!(
+            "<text x=\"0\" y=\"{}\">{}</text><text x=\"{WIDTH}\" y=\"{}\" text-anchor=\"end\">{told}</text>\
+             <rect class=\"track\" x=\"0\" y=\"{}\" width=\"{WIDTH}\" height=\"12\" rx=\"3\"/>\
+             <rect class=\"{class}\" x=\"0\" y=\"{}\" width=\"{:.1}\" height=\"12\" rx=\"3\"/>",
+            top + 14,
+            escaped(&arm.name),
+            top + 14,
+            top + 20,
+            top + 20,
+            median.unwrap_or(0.0) / most * WIDTH
+        ));
+        for value in values {
+            let x = (value / most * WIDTH).clamp(3.0, WIDTH - 3.0);
+            rows.push_str(&format!("<circle class=\"dot\" cx=\"{x:.1}\" cy=\"{}\" r=\"2.5\"/>", top + 26));
+        }
+    }
+    let height = comparison.arms.len() * ROW;
+    Some(format!(
+        "<figure><figcaption>{name}</figcaption><svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"{name}\">{rows}\
+         </svg></figure>\n",
+        name = escaped(figure.name)
+    ))
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}

@@ -1,0 +1,127 @@
+//! The figures of a comparison, an arm a column.
+
+use crate::cell::Cell;
+use crate::compare::Comparison;
+
+/// One line of the table.
+#[derive(Debug, Clone, Copy)]
+pub struct Figure {
+    /// What it is, with its unit.
+    pub name: &'static str,
+    /// The same without spaces, for CSV.
+    pub key: &'static str,
+    /// Digits after the point.
+    pub digits: usize,
+    /// Whether void runs have it too: it says nothing about latency.
+    pub even_if_void: bool,
+    /// From one run, and the items of a request.
+    pub of: fn(&Cell, f64) -> Option<f64>,
+}
+
+const fn figure(name: &'static str, key: &'static str, digits: usize, of: fn(&Cell, f64) -> Option<f64>) -> Figure {
+    Figure { name, key, digits, even_if_void: true, of }
+}
+
+const fn latency(name: &'static str, key: &'static str, of: fn(&Cell, f64) -> Option<f64>) -> Figure {
+    Figure { name, key, digits: 2, even_if_void: false, of }
+}
+
+/// All lines.
+pub const FIGURES: &[Figure] = &[
+    figure("requests due", "due", 0, |cell, _| Some(cell.requests.due as f64)),
+    figure("requests acknowledged", "acknowledged", 0, |cell, _| Some(cell.requests.acknowledged as f64)),
+    figure("items lost", "lost", 0, |cell, _| Some(cell.account.lost as f64)),
+    figure("items repeated", "duplicated", 0, |cell, _| Some(cell.account.duplicated as f64)),
+    figure("items changed", "corrupted", 0, |cell, _| Some(cell.account.corrupted as f64)),
+    figure("items misattributed", "misattributed", 0, |cell, _| Some(cell.account.misattributed as f64)),
+    figure("items reordered", "reordered", 0, |cell, _| Some(cell.account.reordered as f64)),
+    latency("ack latency p50, ms", "ack_p50_ms", |cell, _| cell.latency.p50),
+    latency("ack latency p99, ms", "ack_p99_ms", |cell, _| cell.latency.p99),
+    latency("ack latency p99.9, ms", "ack_p999_ms", |cell, _| cell.latency.p999),
+    latency("ack latency max, ms", "ack_max_ms", |cell, _| cell.latency.max),
+    latency("delivery p50, ms", "delivery_p50_ms", |cell, _| cell.delivery.p50),
+    latency("delivery p99, ms", "delivery_p99_ms", |cell, _| cell.delivery.p99),
+    figure("agent CPU, s", "agent_cpu_s", 3, |cell, _| Some(cell.cpu.arm)),
+    figure("agent CPU, s a million items", "agent_cpu_s_per_million", 2, |cell, items| {
+        Some(1e6 / cell.items_per_cpu_second(items)?)
+    }),
+    figure("machine less generator and sink, s", "machine_cpu_s", 2, |cell, _| {
+        Some((cell.cpu.machine - cell.cpu.generator - cell.cpu.sink).max(0.0))
+    }),
+    figure("generator CPU, s", "generator_cpu_s", 3, |cell, _| Some(cell.cpu.generator)),
+    figure("generator's share, %", "generator_share_percent", 1, |cell, _| Some(cell.generator_share() * 100.0)),
+    figure("sink CPU, s", "sink_cpu_s", 3, |cell, _| Some(cell.cpu.sink)),
+    figure("PSS idle, KiB a pod", "pss_idle_kib_per_pod", 0, |cell, _| {
+        Some(cell.memory.idle.pss as f64 / cell.pods as f64)
+    }),
+    figure("PSS load, KiB a pod", "pss_load_kib_per_pod", 0, |cell, _| {
+        Some(cell.memory.load.pss as f64 / cell.pods as f64)
+    }),
+    figure("PSS after, KiB a pod", "pss_after_kib_per_pod", 0, |cell, _| {
+        Some(cell.memory.after.pss as f64 / cell.pods as f64)
+    }),
+    figure("private after, KiB a pod", "private_after_kib_per_pod", 0, |cell, _| {
+        Some(cell.memory.after.private as f64 / cell.pods as f64)
+    }),
+    figure("RSS after, KiB a pod", "rss_after_kib_per_pod", 0, |cell, _| {
+        Some(cell.memory.after.rss as f64 / cell.pods as f64)
+    }),
+    figure("threads", "threads", 0, |cell, _| Some(cell.usage.threads as f64)),
+    figure("descriptors", "descriptors", 0, |cell, _| Some(cell.usage.descriptors as f64)),
+    figure("context switches", "switches", 0, |cell, _| Some(cell.usage.switches as f64)),
+    figure("startup, ms", "startup_ms", 0, |cell, _| Some(cell.startup_ms)),
+    figure("first delivery, ms", "first_delivery_ms", 1, |cell, _| cell.first_delivery_ms),
+    figure("generator late p99, ms", "late_p99_ms", 3, |cell, _| cell.lateness.p99),
+];
+
+impl Figure {
+    /// The figure of one run, where it counts.
+    pub fn value(&self, cell: &Cell, items: f64) -> Option<f64> {
+        (self.even_if_void || cell.void.is_none()).then(|| (self.of)(cell, items)).flatten()
+    }
+}
+
+/// Medians over the rounds.
+pub fn table(comparison: &Comparison) -> String {
+    let items = comparison.items_per_request();
+    let mut out = format!(
+        "{}: {}\n{}\n{} s a run, {} rounds, seed {}, {}\n\n",
+        comparison.name,
+        comparison.scenario.about,
+        comparison.scenario.shape(),
+        comparison.scenario.seconds,
+        comparison.rounds,
+        comparison.seed,
+        comparison.machine
+    );
+    let width = comparison.arms.iter().map(|arm| arm.name.len()).max().unwrap_or(0).max(10) + 2;
+    out.push_str(&format!("{:36}", "median of the rounds"));
+    for arm in &comparison.arms {
+        out.push_str(&format!("{:>width$}", arm.name));
+    }
+    out.push('\n');
+    for figure in FIGURES {
+        out.push_str(&format!("{:36}", figure.name));
+        for arm in &comparison.arms {
+            let value = comparison.median(&arm.name, |cell| figure.value(cell, items));
+            let text = value.map_or_else(|| "-".to_owned(), |value| format!("{value:.*}", figure.digits));
+            out.push_str(&format!("{text:>width$}"));
+        }
+        out.push('\n');
+    }
+    out
+}
+
+/// Every run, a line each.
+pub fn csv(comparison: &Comparison) -> String {
+    let items = comparison.items_per_request();
+    let keys: Vec<&str> = FIGURES.iter().map(|figure| figure.key).collect();
+    let mut out = format!("arm,round,void,{}\n", keys.join(","));
+    for cell in &comparison.cells {
+        let values =
+            FIGURES.iter().map(|figure| (figure.of)(cell, items).map(|value| value.to_string()).unwrap_or_default());
+        let values: Vec<String> = values.collect();
+        out.push_str(&format!("{},{},{},{}\n", cell.arm, cell.round + 1, cell.void.is_some(), values.join(",")));
+    }
+    out
+}

@@ -1,0 +1,99 @@
+use super::*;
+use crate::cell::{Cell, Percentiles};
+use crate::compare::About;
+use crate::judge::Account;
+use crate::scenario::Scenario;
+
+/// Six rounds in which `pillion` takes half of what `otelcol` takes.
+fn comparison() -> Comparison {
+    let cell = |arm: &str, round: usize, cpu: f64| {
+        let latency = Percentiles { p50: Some(0.4), p99: Some(1.2), p999: Some(2.0), max: Some(3.0) };
+        let mut cell = Cell { arm: arm.to_owned(), round, pods: 5, latency, delivery: latency, ..Cell::default() };
+        cell.cpu.arm = cpu * (1.0 + 0.01 * round as f64);
+        cell.cpu.generator = 0.1;
+        cell.memory.after.pss = if arm == "otelcol" { 60_000 } else { 5_000 };
+        cell.account = Account { sent: 100, acknowledged: 100, delivered: 100, ..Account::default() };
+        (cell.requests.due, cell.requests.acknowledged) = (10, 10);
+        cell
+    };
+    let cells =
+        (0..6).flat_map(|round| [cell("direct", round, 0.0), cell("pillion", round, 1.0), cell("otelcol", round, 2.0)]);
+    let about = |name: &str| About { name: name.to_owned(), about: format!("<{name}>") };
+    Comparison {
+        name: "quick".to_owned(),
+        scenario: Scenario::load("quick").unwrap(),
+        seed: 1,
+        rounds: 6,
+        started: 0,
+        machine: "a machine".to_owned(),
+        command: "pillion-loadtest compare --quick --seed 1".to_owned(),
+        arms: ["direct", "pillion", "otelcol"].map(about).to_vec(),
+        missing: Vec::new(),
+        cells: cells.collect(),
+    }
+}
+
+/// Scenario: six rounds with one arm at half the CPU of the other.
+/// Guarantees: the verdict tells the ratio, what arrived, and what does not differ; a table and a CSV have every arm and run.
+#[test]
+fn the_verdict_tells_what_is_sure() {
+    let comparison = comparison();
+    let told = verdict(&comparison);
+    let has = |words: &str| assert!(told.iter().any(|line| line.contains(words)), "{words}: {told:#?}");
+    has("CPU of the agents: pillion takes 0.50x of what otelcol takes");
+    has("ack latency p99: no verdict");
+    has("pillion: all 600 acknowledged items arrived once");
+    assert!(!told.iter().any(|line| line.contains("Nothing is said about full sidecars")), "{told:#?}");
+    assert!(table(&comparison).contains("otelcol"));
+    assert_eq!(csv(&comparison).lines().count(), 19);
+}
+
+/// Scenario: an arm lost items in one round, another arm is missing, and the Collector's is not in the run.
+/// Guarantees: each of the three is said.
+#[test]
+fn the_verdict_hides_nothing() {
+    let mut comparison = comparison();
+    comparison.cells[1].account.lost = 7;
+    comparison.cells.retain(|cell| cell.arm != "otelcol");
+    comparison.arms.pop();
+    comparison.missing.push(crate::compare::Missing { arm: "otelcol".to_owned(), why: "no Go".to_owned() });
+    let told = verdict(&comparison);
+    for words in
+        ["FAULT pillion: 7 items were acknowledged and lost", "MISSING otelcol: no Go", "Nothing is said about full"]
+    {
+        assert!(told.iter().any(|line| line.contains(words)), "{words}: {told:#?}");
+    }
+}
+
+/// Scenario: the page of a comparison whose texts have markup in them.
+/// Guarantees: it asks for nothing from anywhere, has every arm, a chart of what was measured, and the command.
+#[test]
+fn the_page_stands_alone() {
+    let page = html(&comparison());
+    for outside in ["http:", "https:", "src=", "<script", "@import", "url("] {
+        assert!(!page.contains(outside), "{outside}");
+    }
+    assert!(page.contains("&lt;pillion&gt;") && !page.contains("<pillion>"));
+    assert!(page.contains("prefers-color-scheme: dark") && page.contains("@media print"));
+    assert_eq!(page.matches("<figure>").count(), 5, "nothing was measured of memory at idle");
+    assert!(page.contains("compare --quick --seed 1"));
+}
+
+/// Scenario: a comparison is written, read, and set beside one with a dearer arm, another machine and an arm less.
+/// Guarantees: nothing is lost on the way, and the change is told with what makes it doubtful.
+#[test]
+fn two_comparisons_can_be_set_beside_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let old = comparison();
+    write(&old, dir.path()).unwrap();
+    let read = read(dir.path()).unwrap();
+    assert_eq!(serde_json::to_string(&read).unwrap(), serde_json::to_string(&old).unwrap());
+    let mut new = comparison();
+    new.machine = "another".to_owned();
+    new.cells.iter_mut().for_each(|cell| cell.cpu.arm *= 3.0);
+    new.cells.retain(|cell| cell.arm != "otelcol");
+    new.arms.pop();
+    let told = change(&read, &new);
+    assert!(told.contains("NOT THE SAME MACHINE") && told.contains("otelcol: only in the old one"), "{told}");
+    assert!(told.lines().any(|line| line.starts_with("agent CPU, s ") && line.ends_with("3.00")), "{told}");
+}

@@ -1,0 +1,107 @@
+//! The verdict in words.
+
+use crate::cell::Cell;
+use crate::compare::Comparison;
+use crate::verdict::{Ratio, mistakes, pairs, sentence};
+
+/// A generator that takes more than this of a run's CPU should be read beside its figures.
+const GENERATOR_SHARE_MAX: f64 = 0.15;
+
+/// What is compared of each arm with the first one that has processes.
+type Compared = (&'static str, fn(&Cell) -> Option<f64>);
+
+const COMPARED: [Compared; 5] = [
+    ("CPU of the agents", |cell| Some(cell.cpu.arm)),
+    ("PSS after the load", |cell| Some(cell.memory.after.pss as f64)),
+    ("PSS at idle", |cell| Some(cell.memory.idle.pss as f64)),
+    ("ack latency p50", |cell| cell.latency.p50),
+    ("ack latency p99", |cell| cell.latency.p99),
+];
+
+/// Sentences: what is missing, what is wrong, what is sure.
+pub fn verdict(comparison: &Comparison) -> Vec<String> {
+    let mut out = Vec::new();
+    for missing in &comparison.missing {
+        out.push(format!("MISSING {}: {}", missing.arm, missing.why));
+    }
+    for arm in &comparison.arms {
+        let found = mistakes(&arm.name, &comparison.cells, &comparison.scenario);
+        let runs = comparison.of(&arm.name).count();
+        match (runs, found.as_slice()) {
+            (0, _) => {}
+            (_, []) => {
+                let items: u64 = comparison.of(&arm.name).map(|cell| cell.account.acknowledged).sum();
+                out.push(format!(
+                    "{}: all {items} acknowledged items arrived once, unchanged, under their pod's name",
+                    arm.name
+                ));
+            }
+            (_, found) => out.extend(found.iter().map(|what| format!("FAULT {}: {what}", arm.name))),
+        }
+        let unanswered: u64 = comparison.of(&arm.name).map(|cell| cell.requests.due - cell.requests.acknowledged).sum();
+        if unanswered > 0 {
+            out.push(format!(
+                "{}: {unanswered} requests were not acknowledged{}",
+                arm.name,
+                reasons(comparison, &arm.name)
+            ));
+        }
+    }
+    let void = comparison.cells.iter().filter(|cell| cell.void.is_some()).count();
+    if void > 0 {
+        let why = comparison.cells.iter().find_map(|cell| cell.void.clone()).unwrap_or_default();
+        out.push(format!("{void} of {} runs are void for latencies: {why}", comparison.cells.len()));
+    }
+    let share =
+        comparison.cells.iter().filter(|cell| cell.cpu.arm > 0.0).map(Cell::generator_share).fold(0.0, f64::max);
+    if share > GENERATOR_SHARE_MAX {
+        out.push(format!(
+            "the generator took up to {:.0} % of a run's CPU (agents, sink and generator): the agents are cheap beside it",
+            share * 100.0
+        ));
+    }
+    out.extend(ratios(comparison));
+    if !comparison.arms.iter().any(|arm| arm.name == "otelcol") {
+        out.push("Nothing is said about full sidecars: the Collector's arm is not in this run".to_owned());
+    }
+    out
+}
+
+fn reasons(comparison: &Comparison, arm: &str) -> String {
+    let mut parts = Vec::new();
+    let mut add = |what: String, count: u64| {
+        if count > 0 {
+            parts.push(format!("{count} {what}"));
+        }
+    };
+    let sum = |of: fn(&Cell) -> u64| comparison.of(arm).map(of).sum::<u64>();
+    add("refused".to_owned(), sum(|cell| cell.requests.refused.values().sum()));
+    add("in part".to_owned(), sum(|cell| cell.requests.partly));
+    add("on broken connections".to_owned(), sum(|cell| cell.requests.failed));
+    add("without an answer in time".to_owned(), sum(|cell| cell.requests.timed_out));
+    add("never sent".to_owned(), sum(|cell| cell.requests.unsent));
+    let example = comparison.of(arm).find_map(|cell| cell.requests.examples.first());
+    let example = example.map(|example| format!(" (for example: {example})")).unwrap_or_default();
+    format!(": {}{example}", parts.join(", "))
+}
+
+/// The first arm with processes against each other one.
+fn ratios(comparison: &Comparison) -> Vec<String> {
+    let mut with_processes =
+        comparison.arms.iter().filter(|arm| comparison.of(&arm.name).any(|cell| cell.cpu.arm > 0.0));
+    let Some(first) = with_processes.next() else { return Vec::new() };
+    let mut out = Vec::new();
+    for other in with_processes {
+        for (what, figure) in COMPARED {
+            let is_latency = what.contains("latency");
+            // A late generator spoils latencies, nothing else.
+            let cells: Vec<Cell> = match is_latency {
+                true => comparison.cells.clone(),
+                false => comparison.cells.iter().cloned().map(|cell| Cell { void: None, ..cell }).collect(),
+            };
+            let pairs = pairs(&cells, &first.name, &other.name, figure);
+            out.push(sentence(what, &first.name, &other.name, Ratio::of(&pairs, comparison.seed)));
+        }
+    }
+    out
+}

@@ -1,0 +1,57 @@
+//! The command itself, with a network namespace for each pod: needs user namespaces, `unshare` and `ip`.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_pillion-loadtest");
+
+/// Scenario: two rounds of a second without an agent, three pods, all signals, a file of one's own, results written.
+/// Guarantees: every item of every pod goes from its own network to the backend and is accounted for; the files say so.
+#[test]
+fn a_users_scenario_runs_in_namespaces_without_root() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("mine.toml");
+    let text = "about = \"mine\"\npods = 3\nseconds = 1.0\nwarmup = 0.2\nrequests_per_second = 40.0\n\
+                items = {traces = 5, metrics = 3, logs = 2}\nprotocol = \"http\"\ncompression = \"zstd\"\nkeep = false\n";
+    std::fs::write(&file, text).unwrap();
+    let out = dir.path().join("out");
+
+    let run = Command::new(PROGRAM)
+        .args(["compare", "--rounds", "2", "--arms", "direct", "--seed", "5"])
+        .arg("--out")
+        .args([&out, &file])
+        .output()
+        .unwrap();
+
+    let told = format!("{}\n{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+    assert!(run.status.success(), "{told}");
+    assert!(told.contains("acknowledged items arrived once, unchanged, under their pod's name"), "{told}");
+    assert!(told.contains("Nothing is said about full sidecars"), "{told}");
+    let json: Value = serde_json::from_slice(&std::fs::read(out.join("comparison.json")).unwrap()).unwrap();
+    let cells = json["cells"].as_array().unwrap();
+    assert_eq!(cells.len(), 2, "{json:#}");
+    for cell in cells {
+        let (requests, account) = (&cell["requests"], &cell["account"]);
+        assert!(requests["due"].as_u64().unwrap() > 50, "{cell:#}");
+        assert_eq!(requests["due"], requests["acknowledged"], "{cell:#}");
+        assert_eq!(requests["due"], requests["connections"], "a connection for each: {cell:#}");
+        assert_eq!(account["sent"], account["delivered"], "{cell:#}");
+    }
+    assert_eq!(std::fs::read_to_string(out.join("runs.csv")).unwrap().lines().count(), 3);
+}
+
+/// Scenario: an arm whose program is not there, beside one that is.
+/// Guarantees: the missing one is told, the other one is run.
+#[test]
+fn a_missing_arm_is_reported_and_never_left_out_in_silence() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = Command::new(PROGRAM)
+        .args(["run", "quick", "--seconds", "0.5", "--arms", "direct,rotel", "--cache"])
+        .arg(dir.path())
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&run.stdout);
+    assert!(run.status.success(), "{told}\n{}", String::from_utf8_lossy(&run.stderr));
+    assert!(told.contains("MISSING rotel: rotel-agent is not there"), "{told}");
+}
