@@ -138,6 +138,7 @@ fn queue(scenario: &Scenario, dir: &Path) -> Measured {
         data_dir: dir.to_owned(),
         disk_bytes_max: 16 * SEGMENT_BYTES,
         segment_bytes: SEGMENT_BYTES,
+        dead_letter_bytes_max: 8 << 20,
         min_free: pillion_gateway::queue::MinFree::Bytes(0),
         inbox_bytes_max: 64 << 20,
     };

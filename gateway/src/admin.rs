@@ -1,15 +1,17 @@
 //! Answers people and Prometheus, from snapshots only.
 //!
-//! Owns the admin listener and its connections. It changes nothing in the gateway, holds no data of its own, and cannot
-//! delay any: it runs on the control runtime, and all that it reads are snapshots. It ends with [`Server::stop`].
+//! Owns the admin listeners and their connections. It holds no data of its own and cannot delay any: it runs on the control
+//! runtime, and all that it reads are snapshots. It changes nothing but dead letters, for whoever may use the admin socket. It ends with [`Server::stop`].
 //!
 //! ```text
 //! /livez /readyz /metrics    from wherever the address is reachable
-//! / /tenants /sink           on a loopback address only: they show what pods sent
+//! / /tenants /sink           on a loopback address and the admin socket only: they show what pods sent
+//! /queue                     on the admin socket only: it changes what is kept
 //! ```
 //!
 //! - `server` accepts; `socket` is the admin socket, DATA_DIR/admin.sock; `guard` decides who may ask (Host header, loopback); `route` maps a path to an answer.
 //! - `view` turns snapshots into what /tenants shows; `balance` closes the books; `html` is the table without a script.
+//! - `queue` is what `pillion queue` asks, of a gateway that runs and of a directory at rest.
 //! - `metrics` encodes snapshots for Prometheus; `process` reads what the kernel knows of this process.
 
 mod answer;
@@ -18,6 +20,7 @@ mod guard;
 mod html;
 mod metrics;
 mod process;
+pub mod queue;
 mod route;
 mod server;
 mod socket;
@@ -37,7 +40,7 @@ use crate::base::{DestinationName, TenantName};
 use crate::export::DestinationSnapshot;
 use crate::lifecycle::{self, SiteSnapshot};
 use crate::sink::Sink;
-use crate::{queue, tenant, volumes};
+use crate::{tenant, volumes};
 
 pub use self::server::Server;
 pub use self::socket::NAME as SOCKET_NAME;
@@ -60,10 +63,12 @@ pub struct Sources {
     /// What the control sockets and acceptors did.
     pub lifecycle: Provider<Option<Arc<lifecycle::Counters>>>,
     /// The node's log.
-    pub queue: Provider<queue::Snapshot>,
+    pub queue: Provider<crate::queue::Snapshot>,
     /// Items that the start found undelivered in the log, by tenant and `Signal::index`. Tenants that are not attached
     /// any more are known by it.
     pub recovered: Provider<Arc<BTreeMap<TenantName, [u64; 3]>>>,
+    /// The queue itself, for `pillion queue`; `None` while there is none.
+    pub tools: Provider<Option<queue::Tools>>,
     /// The embedded destination, where there is one.
     pub sink: Provider<Option<Arc<Sink>>>,
 }

@@ -170,6 +170,11 @@ impl Exporter {
         self.desk.leave(Order::Detach(self.queue.departure(tenant)));
     }
 
+    /// Sends dead letters again that are marked so in the log. After a start, and whenever some were marked. Never blocks.
+    pub fn replay(&self) {
+        self.desk.leave(Order::Replay);
+    }
+
     /// Present figures. Never waits for the export thread, nor it for the caller.
     pub fn snapshot(&self) -> Vec<DestinationSnapshot> {
         self.gauges.all().iter().map(|gauge| gauge.snapshot()).collect()

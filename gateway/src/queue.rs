@@ -9,7 +9,9 @@
 //! - `tenants`: who is known, how far each `cursor` is, and what that makes done.
 //! - `budget`: what a tenant's undelivered records take, and may take.
 //! - `index`, `reader`, `scan`: finding records again, by the index or in spite of damage.
+//! - `letters`: which dead letters of a tenant are kept.
 //! - `recovery`: from files to a log.
+//! - `tools`: what people ask, of a queue that runs and of one at rest.
 //! - `verify`: all of it, looked at and not touched.
 //! - `writer`, `directory`, `meta`: threads, lock and sled around it.
 //! - `clock`: the log's own time, by which ages are counted.
@@ -25,6 +27,7 @@ mod footer;
 mod format;
 mod group;
 mod index;
+mod letters;
 mod log;
 mod meta;
 mod reader;
@@ -36,6 +39,7 @@ mod stats;
 mod tenants;
 #[cfg(test)]
 mod tests;
+mod tools;
 mod verify;
 mod writer;
 
@@ -56,6 +60,8 @@ use crate::base::{Batch, DestinationName, Sequence, Signal, TenantId, TenantName
 
 pub use cursor::{CursorOf, CursorState};
 pub use directory::DirectoryLock;
+pub use letters::Kept;
+pub use tools::{Backlog, LetterChange, TenantView, Verdict};
 pub use verify::{Checked, Finding, Severity, verify};
 
 use clock::Clock;
@@ -81,6 +87,8 @@ pub struct Config {
     pub segment_bytes: u64,
     /// Bytes of appended payload that may wait for the writer.
     pub inbox_bytes_max: usize,
+    /// Of the log, that a tenant's dead letters may take; the oldest go first.
+    pub dead_letter_bytes_max: u64,
     /// Of the filesystem: with less, data is refused, so that the queue never takes a node's last space.
     pub min_free: MinFree,
 }
@@ -275,6 +283,15 @@ pub struct Read {
     pub through: Sequence,
 }
 
+/// The status of a refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// A gRPC status.
+    Grpc(u16),
+    /// An HTTP status.
+    Http(u16),
+}
+
 /// A refusal to keep beside the data.
 #[derive(Debug, Clone)]
 pub struct DeadLetter {
@@ -288,8 +305,18 @@ pub struct DeadLetter {
     pub signal: Signal,
     /// Items in it.
     pub items: u32,
+    /// What the destination answered; `None` if it never came to that.
+    pub answer: Option<Answer>,
     /// The refusal in words, at most 1 KiB.
     pub reason: String,
+    /// How often it was refused.
+    pub attempts: u32,
+    /// When the data was appended, on the log's clock.
+    pub appended_unix_ms: u64,
+    /// When it was refused for the first time, on the log's clock.
+    pub first_unix_ms: u64,
+    /// When it was refused for the last time.
+    pub last_unix_ms: u64,
     /// The data.
     pub payload: Bytes,
 }
@@ -356,7 +383,7 @@ pub struct Snapshot {
     pub payload_bytes: u64,
     /// Damaged records found since the start.
     pub damaged_records: u64,
-    /// Dead letters that were dropped because the log was full.
+    /// Dead letters that were dropped: over their tenant's budget, or because the log was full.
     pub dead_letters_dropped: u64,
     /// Whether the log is poisoned.
     pub poisoned: bool,
@@ -411,6 +438,7 @@ impl Queue {
             segment_bytes: config.segment_bytes.min(config.disk_bytes_max / SEGMENTS_MIN).min(SEGMENT_BYTES_MAX),
             disk_bytes_max: config.disk_bytes_max,
             min_free: config.min_free,
+            letter_bytes_max: config.dead_letter_bytes_max,
             log_id,
             rng: fastrand::Rng::new(),
             saved,

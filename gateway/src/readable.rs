@@ -111,7 +111,7 @@ impl Lines {
     fn scope(&mut self, scope: Option<&InstrumentationScope>) {
         let Some(scope) = scope.filter(|scope| !scope.name.is_empty()) else { return };
         let (name, version) = (printable(&scope.name, 120), printable(&scope.version, 40));
-        write(&mut self.out, format_args!("  scope {name} {version}\n"));
+        write(&mut self.out, format_args!("{}\n", format!("  scope {name} {version}").trim_end()));
     }
 
     /// One item, if there is still room for it.

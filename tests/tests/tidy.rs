@@ -42,6 +42,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "intake",
             "lifecycle",
             "queue",
+            "readable",
             "sink",
             "sys",
             "telemetry",

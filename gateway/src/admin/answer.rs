@@ -16,6 +16,7 @@ pub(super) enum Kind {
     Json,
     Html,
     OpenMetrics,
+    Protobuf,
 }
 
 impl Kind {
@@ -24,6 +25,7 @@ impl Kind {
             Self::Text => "text/plain; charset=utf-8",
             Self::Json => "application/json",
             Self::Html => "text/html; charset=utf-8",
+            Self::Protobuf => "application/x-protobuf",
             Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
         })
     }

@@ -129,7 +129,8 @@ fn items<B>(request: &Request<B>) -> usize {
     parameter(request, "items").and_then(|items| items.parse().ok()).unwrap_or(0).min(ITEMS_MAX)
 }
 
-fn parameter<'a, B>(request: &'a Request<B>, name: &str) -> Option<&'a str> {
+/// A value of the query.
+pub(super) fn parameter<'a, B>(request: &'a Request<B>, name: &str) -> Option<&'a str> {
     let query = request.uri().query()?;
     query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
 }

@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 
 use super::Sources;
 use super::metrics::Series;
+use super::queue;
 use super::route;
 use super::socket::{self, Name};
 
@@ -177,7 +178,12 @@ async fn serve(
 ) {
     let service = service_fn(move |request: Request<Incoming>| {
         let context = context.clone();
-        async move { Ok::<_, Infallible>(route::answer(&request, ends, &context).await) }
+        async move {
+            Ok::<_, Infallible>(match queue::is_asked(&request) {
+                true => queue::answer(request, ends, &context).await,
+                false => route::answer(&request, ends, &context).await,
+            })
+        }
     });
     let mut connection = pin!(
         http1::Builder::new()

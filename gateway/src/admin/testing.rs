@@ -48,6 +48,7 @@ impl Made {
             custody: Box::new(|| Some(custody())),
             lifecycle: Box::new(|| Some(Arc::new(counters()))),
             queue: Box::new(queue),
+            tools: Box::new(|| None),
             recovered: Box::new(|| {
                 Arc::new(BTreeMap::from([(name("shop/cart"), [5, 0, 0]), (name("shop/gone"), [7, 0, 0])]))
             }),

@@ -34,6 +34,8 @@ pub struct Node {
     /// Of the data directory's filesystem: with less, data is refused. Default 15 % in a cluster, above the kubelet's eviction
     /// threshold, else 512 MiB.
     pub min_free: Option<MinFree>,
+    /// Of the log, that one tenant's dead letters may take; the oldest go first. Default 8 MiB.
+    pub dead_letters: u64,
     /// Data workers. `auto` is min(4, cores).
     pub workers: usize,
     /// Address of the admin server. Default 127.0.0.1:4380.

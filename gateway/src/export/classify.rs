@@ -20,6 +20,7 @@ use std::time::{Duration, SystemTime};
 
 use super::retry::retry_after;
 use super::status;
+use crate::queue::Answer;
 
 /// What a failure is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,12 +46,14 @@ pub(crate) struct Failure {
     pub(crate) credentials: bool,
     /// For people; without credentials.
     pub(crate) reason: String,
+    /// The status, if it came to that.
+    pub(crate) answer: Option<Answer>,
 }
 
 impl Failure {
     /// With neither delay nor doubts about credentials.
     pub(crate) fn new(fault: Fault, reason: impl Into<String>) -> Self {
-        Self { fault, retry_after: None, credentials: false, reason: status::clean(&reason.into()) }
+        Self { fault, retry_after: None, credentials: false, reason: status::clean(&reason.into()), answer: None }
     }
 
     /// Not reached, or lost on the way.
@@ -91,7 +94,13 @@ pub(crate) fn grpc(code: u16, message: &str, details: Option<&[u8]>) -> Failure 
     };
     let name = GRPC_NAMES.get(usize::from(code)).copied().unwrap_or("unknown status");
     let retry_after = delay.filter(|_| fault == Fault::Busy);
-    Failure { retry_after, credentials: code == 16, ..Failure::new(fault, format!("{name} ({code}): {message}")) }
+    let answer = Some(Answer::Grpc(code));
+    Failure {
+        retry_after,
+        answer,
+        credentials: code == 16,
+        ..Failure::new(fault, format!("{name} ({code}): {message}"))
+    }
 }
 
 /// An HTTP status other than 2xx.
@@ -105,7 +114,8 @@ pub(crate) fn http(status: http::StatusCode, after: Option<&str>, body: &[u8], n
     };
     let retry_after = after.filter(|_| fault == Fault::Busy).and_then(|value| retry_after(value, now));
     let reason = format!("HTTP {status}: {}", status::message(body));
-    Failure { retry_after, credentials: status == http::StatusCode::UNAUTHORIZED, ..Failure::new(fault, reason) }
+    let (answer, credentials) = (Some(Answer::Http(status.as_u16())), status == http::StatusCode::UNAUTHORIZED);
+    Failure { retry_after, answer, credentials, ..Failure::new(fault, reason) }
 }
 
 /// A connection that could not be made. A TLS failure is the destination's; anything else may pass.

@@ -19,6 +19,8 @@ pub(crate) enum Order {
     Attach(Box<Route>),
     /// Forget the tenant when everything of it is done.
     Detach(Departure),
+    /// Look for dead letters that are to be sent again.
+    Replay,
     /// End.
     Drain(DrainOrder),
 }
@@ -44,6 +46,7 @@ pub(crate) struct Desk {
 #[derive(Debug, Default)]
 struct Inner {
     tenants: BTreeMap<TenantId, Orders>,
+    replay: bool,
     drain: Option<DrainOrder>,
     waker: Option<Waker>,
 }
@@ -67,6 +70,7 @@ impl Desk {
                 Order::Detach(departure) => {
                     inner.tenants.entry(departure.tenant).or_default().departure = Some(departure);
                 }
+                Order::Replay => inner.replay = true,
                 Order::Drain(drain) => inner.drain = Some(drain),
             }
             inner.waker.take()
@@ -79,7 +83,7 @@ impl Desk {
     /// Takes all orders, or registers the task to be woken.
     pub(crate) fn poll_take(&self, cx: &Context<'_>, out: &mut VecDeque<Order>) -> Poll<()> {
         let mut inner = self.lock();
-        if inner.tenants.is_empty() && inner.drain.is_none() {
+        if inner.tenants.is_empty() && !inner.replay && inner.drain.is_none() {
             if !inner.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
                 inner.waker = Some(cx.waker().clone());
             }
@@ -89,6 +93,7 @@ impl Desk {
             out.extend(route.map(Order::Attach));
             out.extend(departure.map(Order::Detach));
         }
+        out.extend(std::mem::take(&mut inner.replay).then_some(Order::Replay));
         out.extend(inner.drain.take().map(Order::Drain));
         Poll::Ready(())
     }

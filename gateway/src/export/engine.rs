@@ -9,6 +9,7 @@
 //! orders     Desk: attach, detach, drain
 //! landed     answers to requests       -> settle
 //! reads      backlog from the log      -> lanes
+//! fetched    dead letters to be sent again -> lanes
 //! filed      appends of ack memory, dead letters
 //! alarms     the end of a rest, patience, the checkpoint
 //! ```
@@ -17,6 +18,7 @@ mod departed;
 mod drain;
 mod load;
 mod overdue;
+mod replay;
 mod settle;
 
 use std::cmp::Reverse;
@@ -130,6 +132,7 @@ pub(super) struct Engine {
     checkpoint_due: Option<Instant>,
     /// When the age of what is queued is looked at.
     sweep_due: Option<Instant>,
+    replays: replay::Replays,
     /// Lanes whose backlog may be too old, and the look that is under way.
     overdue: VecDeque<u32>,
     looks: FuturesUnordered<Pin<Box<dyn Future<Output = overdue::Looked>>>>,
@@ -156,6 +159,7 @@ struct Inbox {
     landed: Vec<Landed>,
     reads: Vec<ReadDone>,
     looked: Vec<overdue::Looked>,
+    fetched: Vec<replay::Fetched>,
 }
 
 impl Engine {
@@ -188,6 +192,7 @@ impl Engine {
             done_records: 0,
             checkpoint_due: None,
             sweep_due: None,
+            replays: replay::Replays::default(),
             overdue: VecDeque::new(),
             looks: FuturesUnordered::new(),
             checkpointed: (Instant::now(), CHECKPOINT_INTERVAL_FIRST),
@@ -234,6 +239,10 @@ impl Engine {
         while let Poll::Ready(Some(looked)) = self.looks.poll_next_unpin(cx) {
             self.inbox.looked.push(looked);
         }
+        while let Poll::Ready(Some(fetched)) = self.replays.fetches.poll_next_unpin(cx) {
+            self.inbox.fetched.push(fetched);
+            ready = true;
+        }
         ready |= !self.inbox.landed.is_empty() || !self.inbox.reads.is_empty() || !self.inbox.looked.is_empty();
         if self.gather_until.is_none_or(|until| until <= now) {
             self.gather_until = None;
@@ -269,6 +278,7 @@ impl Engine {
             match order {
                 Order::Attach(route) => self.attach(*route),
                 Order::Detach(departure) => self.depart(departure),
+                Order::Replay => self.look_for_replays(),
                 Order::Drain(order) => self.begin_drain(order),
             }
         }
@@ -277,6 +287,7 @@ impl Engine {
         inbox.landed.drain(..).for_each(|landed| self.land(landed));
         inbox.reads.drain(..).for_each(|done| self.take_read(done));
         inbox.looked.drain(..).for_each(|looked| self.take_look(looked));
+        inbox.fetched.drain(..).for_each(|fetched| self.take_fetched(fetched));
         self.take_arrivals(&mut inbox.arrivals);
         departed.into_iter().for_each(|departure| self.detach(departure));
         self.inbox = inbox;
@@ -298,6 +309,7 @@ impl Engine {
         }
         self.start_reads();
         self.look_for_overdue();
+        self.start_replays();
         if self.done_records >= CHECKPOINT_RECORDS || self.checkpoint_due.is_some_and(|due| due <= self.now) {
             self.checkpoint();
         }
@@ -307,7 +319,7 @@ impl Engine {
         while self.may_send() && self.outlets[index].permits(self.now) && !self.outlets[index].awaits_backlog() {
             match self.outlets[index].compose(&mut self.lanes, self.now) {
                 Some(Composed::Request(members)) => self.launch(index, members),
-                Some(Composed::Unsendable(member, error)) => self.bury(index, member, &error.to_string()),
+                Some(Composed::Unsendable(member, error)) => self.bury(index, member, (&error.to_string(), None)),
                 Some(Composed::Unlogged(member, id)) => self.put_in_log(member, id),
                 None => break,
             }
@@ -367,7 +379,7 @@ impl Engine {
             let record = &member.record;
             let sequence = match record.key {
                 Key::Logged(sequence) => Some(sequence),
-                Key::Volatile(_) => None,
+                Key::Volatile(_) | Key::Letter(_) => None,
             };
             let (acknowledged, payload) = (lane.acknowledged(), record.payload.clone());
             Some(Delivery { tenant, name, sequence, acknowledged, signal: record.signal, items: record.items, payload })

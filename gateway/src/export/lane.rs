@@ -6,7 +6,7 @@
 //! ```text
 //! log  ... acknowledged | in flight, ready, suspects | (not loaded) | ahead | -> tail
 //!                                             cursors.seen                     the tenant's last record
-//! fresh      ack memory: in no log yet, sent first
+//! fresh      ack memory, in no log yet, and dead letters that are sent again: sent first
 //! suspects   refused alone; tried again when the destination has accepted something since
 //! ahead      arrived behind a gap that is to be read from the log first
 //! ```
@@ -28,7 +28,7 @@ use super::breaker::{Blame, Verdicts};
 use super::cursor::Cursor;
 use super::cursors::{Cursors, Met};
 use super::drr::Head;
-use super::merge::{Key, LONE_BYTES_MIN, Record};
+use super::merge::{Key, LONE_BYTES_MIN, Record, Refusals};
 use crate::base::handoff::Committed;
 use crate::base::{DestinationName, Sequence, Signal, TenantId};
 use crate::queue::{CursorOf, CursorState, Stored};
@@ -274,10 +274,11 @@ impl Lane {
             payload,
             piece: false,
             refused: None,
+            refusals: Refusals::default(),
         });
     }
 
-    /// A batch that is in no log.
+    /// A batch that is in no log, or a dead letter.
     pub(crate) fn add_fresh(&mut self, record: Record) {
         self.meter.add(record.payload.len());
         self.insert(record);
@@ -333,7 +334,7 @@ impl Lane {
         if self.suspect_due(accepted).is_some() {
             return self.suspects.pop_front();
         }
-        let (signal, fresh) = self.oldest().map(|record| (record.signal, matches!(record.key, Key::Volatile(_))))?;
+        let (signal, fresh) = self.oldest().map(|record| (record.signal, !matches!(record.key, Key::Logged(_))))?;
         let queue = if fresh { &mut self.fresh } else { &mut self.ready };
         queue[signal.index()].pop_front()
     }
@@ -391,7 +392,7 @@ impl Lane {
     }
 
     fn insert(&mut self, record: Record) {
-        let queues = if matches!(record.key, Key::Volatile(_)) { &mut self.fresh } else { &mut self.ready };
+        let queues = if matches!(record.key, Key::Logged(_)) { &mut self.ready } else { &mut self.fresh };
         let queue = &mut queues[record.signal.index()];
         match queue.back() {
             Some(last) if last.key > record.key => {
@@ -438,6 +439,11 @@ impl Lane {
             self.cursors.done(sequence, record.signal);
         }
         self.note_caught_up();
+    }
+
+    /// A dead letter that was sent again is done with, whatever came of it: the books have it as a dead letter.
+    pub(crate) fn drop_letter(&mut self, letter: &Record) {
+        self.meter.sub(letter.payload.len());
     }
 
     fn was_last_piece(&mut self, key: Key) -> bool {
@@ -544,7 +550,8 @@ impl Lane {
 
 /// Whether a record goes in a request of its own.
 pub(crate) fn is_lone(record: &Record) -> bool {
-    record.payload.len() >= LONE_BYTES_MIN || record.piece || record.refused.is_some()
+    let is_letter = matches!(record.key, Key::Letter(_));
+    record.payload.len() >= LONE_BYTES_MIN || record.piece || record.refused.is_some() || is_letter
 }
 
 #[cfg(test)]

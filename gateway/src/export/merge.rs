@@ -20,6 +20,8 @@ pub(crate) enum Key {
     Volatile(u64),
     /// In the log.
     Logged(Sequence),
+    /// A dead letter that is sent again; its place in the log.
+    Letter(Sequence),
 }
 
 /// One batch, or a piece of one, on its way to one destination.
@@ -35,6 +37,28 @@ pub(crate) struct Record {
     pub(crate) piece: bool,
     /// Refused alone, when the destination had accepted so many requests.
     pub(crate) refused: Option<u64>,
+    /// For people, should it become a dead letter.
+    pub(crate) refusals: Refusals,
+}
+
+/// How often the destination refused a record for its content, alone or merged with others.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Refusals {
+    pub(crate) count: u32,
+    /// On the log's clock.
+    pub(crate) first_unix_ms: u64,
+    pub(crate) last_unix_ms: u64,
+}
+
+impl Refusals {
+    /// One more.
+    pub(crate) fn note(&mut self, now_unix_ms: u64) {
+        if self.count == 0 {
+            self.first_unix_ms = now_unix_ms;
+        }
+        self.count = self.count.saturating_add(1);
+        self.last_unix_ms = now_unix_ms;
+    }
 }
 
 /// A record in a request, and the lane it belongs to.
@@ -145,6 +169,7 @@ mod tests {
                 payload,
                 piece: false,
                 refused: None,
+                refusals: Refusals::default(),
             },
             suspected: None,
         }

@@ -233,7 +233,9 @@ impl Outlet {
             let record = lane.take(accepted)?;
             self.starved = false;
             let sink = matches!(self.transport, Transport::Sink(_));
-            if sink || record.payload.len() <= limit {
+            // A dead letter goes as it is, or is refused once more: whether all its pieces arrived, nobody would know.
+            let whole = sink || matches!(record.key, Key::Letter(_));
+            if whole || record.payload.len() <= limit {
                 break (number, record);
             }
             if let Key::Volatile(id) = record.key {

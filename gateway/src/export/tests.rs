@@ -5,6 +5,7 @@ mod departed;
 mod faults;
 mod memory;
 mod node;
+mod replays;
 mod retention;
 mod routes;
 mod transport;

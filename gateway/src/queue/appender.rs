@@ -20,10 +20,11 @@ use crc32c::crc32c_append;
 
 use super::MinFree;
 use super::disk::Disk;
-use super::footer::{self, ENTRY_BYTES, Entry, METADATA, RANGE_BYTES};
+use super::footer::{self, ENTRY_BYTES, Entry, RANGE_BYTES};
 use super::format::{SEGMENT_HEADER_BYTES, Seed, SegmentHeader, SegmentKey};
 use super::group::Request;
 use super::index::{Index, Segment, entry_of};
+use super::letters;
 use super::record::{self, Header, Kind};
 use super::space::{Failure, Space};
 use super::stats::Stats;
@@ -160,7 +161,7 @@ impl<D: Disk> Appender<D> {
         })
     }
 
-    /// One more tenant may have records from now on.
+    /// One more tenant, or the dead letters of one, may have records from now on.
     pub(crate) fn note_tenant(&mut self) {
         if let Some(open) = &mut self.open {
             open.tenants += 1;
@@ -255,6 +256,18 @@ impl<D: Disk> Appender<D> {
             if !payload.is_empty() {
                 self.stage(cursors, &payload, &[], None);
             }
+        }
+        payload.clear();
+        let states = tenants.iter().filter_map(|(id, tenant)| Some((id, tenant.letters.state()?)));
+        for (id, state) in states {
+            letters::put_state(&mut payload, id, &state);
+            if payload.len() >= record::CURSORS_BYTES_MAX {
+                self.stage(Fields::metadata(Kind::Letters, TenantId(0), now_unix_ms), &payload, &[], None);
+                payload.clear();
+            }
+        }
+        if !payload.is_empty() {
+            self.stage(Fields::metadata(Kind::Letters, TenantId(0), now_unix_ms), &payload, &[], None);
         }
     }
 
@@ -373,7 +386,6 @@ pub(crate) fn seal<D: Disk>(
     entries: Vec<(TenantId, &[Entry])>,
     length: Option<u64>,
 ) -> io::Result<Segment<D>> {
-    let dead_letters = dead_letters(&entries);
     let (body, trailer, ranges) = footer::encode(key.seed(), data_end, entries);
     let needed = data_end + (body.len() + trailer.len()) as u64;
     let length = length.unwrap_or(needed).max(needed);
@@ -388,11 +400,5 @@ pub(crate) fn seal<D: Disk>(
         disk.resize(&file, length)?;
         disk.sync(&file)?;
     }
-    Ok(Segment { key, file, length, data_end, dead_letters, ranges, repaired: Default::default() })
-}
-
-/// Dead letters among the entries.
-pub(crate) fn dead_letters(entries: &[(TenantId, &[Entry])]) -> u32 {
-    let metadata = entries.iter().filter(|(tenant, _)| *tenant == METADATA).flat_map(|(_, entries)| entries.iter());
-    u32::try_from(metadata.filter(|entry| entry.is_dead_letter()).count()).unwrap_or(u32::MAX)
+    Ok(Segment { key, file, length, data_end, ranges, repaired: Default::default() })
 }

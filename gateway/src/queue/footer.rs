@@ -4,11 +4,12 @@
 //!
 //! ```text
 //! entry    = sequence u64 | offset u32 | length u32 | what u32                        20 bytes
-//! what     = items << 2 | signal for data (items above 2^30 - 1 are cut); kind << 2 for the rest
+//! what     = items << 2 | signal for data and dead letters (items above 2^30 - 1 are cut); kind << 2 for the rest
 //! block    = entry * (1..=128) | crc u32, in order of sequence; a range's blocks are full but for its last
 //! range    = tenant u32 | count u32 | first u64 | last u64 | 3 * items u64 | payload bytes u64 | index offset u32 | 0 u32
-//!            64 bytes; the table is sorted by tenant; tenant u32::MAX has all records that are not data
-//! trailer  = magic 8 | version u32 | ranges u32 | table offset u64 | data end u64 | dead letters u32 | 0 u32 * 4
+//!            64 bytes; the table is sorted by tenant. A tenant's dead letters have a range of their own, with the highest bit
+//!            of its number set; tenant u32::MAX has all records that are neither
+//! trailer  = magic 8 | version u32 | ranges u32 | table offset u64 | data end u64 | 0 u32 * 6
 //!            | table crc u32 | trailer crc u32                                         64 bytes
 //! ```
 //! The checksums of blocks, table and trailer are seeded with where they begin.
@@ -20,7 +21,7 @@ use super::format::{Seed, VERSION, aligned};
 use super::record::Kind;
 use crate::base::{Sequence, Signal, TenantId};
 
-/// The range of all that is not data.
+/// The range of all that is neither data nor a dead letter.
 pub(crate) const METADATA: TenantId = TenantId(u32::MAX);
 /// Entries of a full block.
 pub(crate) const BLOCK_ENTRIES: usize = 128;
@@ -61,11 +62,6 @@ impl Entry {
     pub(crate) fn items(&self) -> Option<(Signal, u32)> {
         let signal = Signal::ALL.into_iter().find(|signal| *signal as u32 == self.what & 3)?;
         Some((signal, self.what >> 2))
-    }
-
-    /// Whether it is a dead letter.
-    pub(crate) fn is_dead_letter(&self) -> bool {
-        self.what == (Kind::DeadLetter as u32) << 2
     }
 }
 
@@ -122,7 +118,7 @@ impl Range {
     }
 }
 
-/// An upper bound of the bytes that index, table and trailer take.
+/// An upper bound of the bytes that index, table and trailer take. A tenant's dead letters count as one more.
 pub(crate) fn footer_bytes_max(records: usize, tenants: usize) -> u64 {
     (records * ENTRY_BYTES
         + (records / BLOCK_ENTRIES + tenants + 2) * 4
@@ -142,14 +138,12 @@ pub(crate) fn encode(
     tenants.sort_unstable_by_key(|(tenant, _)| *tenant);
     let mut out = Vec::new();
     let mut ranges = Vec::with_capacity(tenants.len());
-    let mut dead_letters = 0;
     for (tenant, entries) in tenants {
         let Some(mut range) = Range::of(tenant, entries) else { continue };
         range.index_offset = u32::try_from(data_end + out.len() as u64).unwrap_or(u32::MAX);
         for block in entries.chunks(BLOCK_ENTRIES) {
             put_block(&mut out, seed, data_end, block);
         }
-        dead_letters += entries.iter().filter(|entry| entry.is_dead_letter()).count();
         ranges.push(range);
     }
     out.resize(usize::try_from(aligned(out.len() as u64)).expect("a buffer's length"), 0);
@@ -166,8 +160,7 @@ pub(crate) fn encode(
     trailer.put_u32_le(u32::try_from(ranges.len()).expect("tenants are numbered in 32 bits"));
     trailer.put_u64_le(table_offset);
     trailer.put_u64_le(data_end);
-    trailer.put_u32_le(u32::try_from(dead_letters).unwrap_or(u32::MAX));
-    trailer.put_bytes(0, 20);
+    trailer.put_bytes(0, 24);
     trailer.put_u32_le(table_crc);
     // Not seeded with its own offset: it is the last thing in the file, wherever that ends.
     let crc = crc32c_append(seed.at(0), &trailer);
@@ -184,8 +177,6 @@ pub(crate) struct Trailer {
     pub(crate) table_offset: u64,
     /// Where the records end.
     pub(crate) data_end: u64,
-    /// Dead letters among the records.
-    pub(crate) dead_letters: u32,
     table_crc: u32,
 }
 
@@ -203,9 +194,8 @@ impl Trailer {
         let ranges = input.get_u32_le();
         let table_offset = input.get_u64_le();
         let data_end = input.get_u64_le();
-        let dead_letters = input.get_u32_le();
-        input.advance(20);
-        Some(Self { ranges, table_offset, data_end, dead_letters, table_crc: input.get_u32_le() })
+        input.advance(24);
+        Some(Self { ranges, table_offset, data_end, table_crc: input.get_u32_le() })
     }
 
     /// Reads the table that it points to.

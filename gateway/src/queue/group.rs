@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
+use super::tools::{LetterChange, TenantView};
 use super::{Append, AppendError, Completion, CursorState, DeadLetter, Departure, Reply, TenantRecord};
 use crate::base::batch::Batch;
 use crate::base::handoff::{Arrival, Committed};
@@ -24,6 +25,10 @@ pub(crate) enum Request {
     Checkpoint(Vec<CursorState>),
     /// A refusal.
     DeadLetter(DeadLetter, Reply),
+    /// What is to become of dead letters: told how many are changed, durably.
+    Letters(LetterChange, SyncSender<Result<u32, AppendError>>),
+    /// What the log knows of its tenants.
+    Tenants(SyncSender<Vec<TenantView>>),
 }
 
 impl Request {
@@ -32,7 +37,7 @@ impl Request {
         match self {
             Self::Append(append) => &append.parts[part].payload,
             Self::DeadLetter(letter, _) => &letter.payload,
-            Self::Register(..) | Self::Forget(..) | Self::Checkpoint(_) => &[],
+            Self::Register(..) | Self::Forget(..) | Self::Checkpoint(_) | Self::Letters(..) | Self::Tenants(_) => &[],
         }
     }
 
@@ -43,7 +48,8 @@ impl Request {
             Self::Append(append) => append.parts.iter().map(|part| part.payload.len() + OVERHEAD).sum(),
             Self::DeadLetter(letter, _) => letter.payload.len(),
             Self::Checkpoint(cursors) => cursors.iter().map(|cursor| OVERHEAD + cursor.beyond.len() * 8).sum(),
-            Self::Register(..) | Self::Forget(..) => 0,
+            Self::Letters(change, _) => change.letters.len() * OVERHEAD,
+            Self::Register(..) | Self::Forget(..) | Self::Tenants(_) => 0,
         };
         payload + OVERHEAD
     }
@@ -56,6 +62,8 @@ pub(crate) enum Outcome {
     At(Sequence),
     /// Staged, or known before.
     Registered(TenantId),
+    /// Staged; so many letters.
+    Changed(u32),
     /// Nothing of it is in the log.
     Refused(AppendError),
     /// Told already: nothing is left to say.

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use super::disk::Disk;
 use super::footer::{ENTRY_BYTES, Entry, METADATA, Range, take_block};
 use super::format::{SEGMENT_HEADER_BYTES, SegmentKey};
+use super::letters::owner_of_letters;
 use super::record::Kind;
 use super::scan::scan;
 use crate::base::{Sequence, Signal, TenantId};
@@ -43,8 +44,6 @@ pub(crate) struct Segment<D: Disk> {
     pub(crate) length: u64,
     /// Where its records end.
     pub(crate) data_end: u64,
-    /// Dead letters in it.
-    pub(crate) dead_letters: u32,
     /// Sorted by tenant.
     pub(crate) ranges: Vec<Range>,
     /// Entries by tenant, where the index on disk is damaged or could not be written.
@@ -238,10 +237,11 @@ impl<D: Disk> Segment<D> {
 pub(crate) fn entry_of(offset: u64, header: &super::record::Header) -> Option<(TenantId, Entry)> {
     let offset = u32::try_from(offset).ok()?;
     match Kind::from_number(header.kind)? {
-        Kind::Data => {
+        kind @ (Kind::Data | Kind::DeadLetter) => {
             let signal = Signal::from_number(header.signal)?;
             let entry = Entry::data(header.sequence, offset, header.length, signal, header.items);
-            Some((TenantId(header.tenant), entry))
+            let tenant = TenantId(header.tenant);
+            Some((if kind == Kind::Data { tenant } else { owner_of_letters(tenant) }, entry))
         }
         kind => Some((METADATA, Entry::metadata(header.sequence, offset, header.length, kind))),
     }

@@ -17,6 +17,7 @@
 //! A failed call poisons the log: whoever was not told yet is told so, as is everyone after.
 
 mod departed;
+mod letters;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,12 +28,13 @@ use super::budget::Share;
 use super::disk::Disk;
 use super::group::{Mail, Outcome, Request, arrival};
 use super::index::{Index, Segment};
+use super::letters::tenant_of_letters;
 use super::meta::Update;
 use super::record::{self, Kind};
 use super::space::Failure;
 use super::stats::Stats;
 use super::tenants::{Registration, Tenants};
-use super::{Append, AppendError, CursorOf, CursorState, DeadLetter, TenantRecord};
+use super::{Append, AppendError, CursorOf, CursorState, TenantRecord};
 use crate::base::handoff::{Arrival, Handoff};
 use crate::base::{Sequence, TenantId};
 
@@ -62,13 +64,15 @@ pub(crate) struct Log<D: Disk> {
     /// Segments to free as soon as everything is durable.
     done: Vec<u64>,
     update: Update,
+    /// Of one tenant's dead letters.
+    pub(crate) letter_bytes_max: u64,
 }
 
 impl<D: Disk> Log<D> {
     /// A log whose past is in `tenants` and `index`.
     pub(crate) fn new(
         appender: Appender<D>,
-        tenants: Tenants,
+        (tenants, letter_bytes_max): (Tenants, u64),
         (index, stats, handoff): (Arc<Index<D>>, Arc<Stats>, Arc<Handoff>),
     ) -> Self {
         let mut log = Self {
@@ -88,6 +92,7 @@ impl<D: Disk> Log<D> {
             refused_cursors: BTreeMap::new(),
             done: Vec::new(),
             update: Update::default(),
+            letter_bytes_max,
         };
         log.note_figures();
         log
@@ -179,6 +184,13 @@ impl<D: Disk> Log<D> {
             Request::DeadLetter(letter, _) => {
                 self.plan_letter(number, letter, (requests, now)).inspect(|_| *wants_sync = true)
             }
+            Request::Letters(change, _) => self.plan_change(change, (requests, now)).inspect(|_| *wants_sync = true),
+            Request::Tenants(reply) => {
+                let views = self.tenants.iter().map(|(id, tenant)| tenant.view(id));
+                // The caller waits for it; should it be gone, nobody needs the list.
+                let _ = reply.try_send(views.collect());
+                Ok(Outcome::Kept)
+            }
         };
         planned.unwrap_or_else(Outcome::Refused)
     }
@@ -222,7 +234,7 @@ impl<D: Disk> Log<D> {
             Registration::Known(id) => return Ok((id, false)),
             Registration::Write(id) => id,
         };
-        if !self.appender.has_room_for_tenants(&mut self.tenants) || id == super::footer::METADATA {
+        if !self.appender.has_room_for_tenants(&mut self.tenants) || !super::letters::is_tenant(id) {
             return Err(AppendError::Full);
         }
         let mut payload = std::mem::take(&mut self.payload);
@@ -275,34 +287,6 @@ impl<D: Disk> Log<D> {
         if self.plan_checkpoint(&cursors, (requests, now_unix_ms)).is_ok() {
             self.refused_cursors.clear();
         }
-    }
-
-    fn plan_letter(
-        &mut self,
-        number: usize,
-        letter: &DeadLetter,
-        group: (&[Request], u64),
-    ) -> Result<Outcome, AppendError> {
-        let mut head = std::mem::take(&mut self.payload);
-        head.clear();
-        record::put_letter_head(&mut head, letter);
-        let length = head.len() + letter.payload.len();
-        let room = match length {
-            0..=record::PAYLOAD_BYTES_MAX => self.admit(std::iter::once(length), 0),
-            _ => Err(AppendError::TooLarge),
-        };
-        let sequence = room.and_then(|()| self.make_room(length, group)).map(|()| {
-            let fields = Fields {
-                kind: Kind::DeadLetter,
-                signal: letter.signal as u8,
-                tenant: letter.tenant,
-                items: letter.items,
-                received_unix_ms: group.1,
-            };
-            self.appender.stage(fields, &head, &letter.payload, Some(Source { request: number, part: 0 }))
-        });
-        self.payload = head;
-        sequence.map(Outcome::At)
     }
 
     /// How much an append of the tenant must leave below the log's limit for others; or it is over its own limit.
@@ -452,14 +436,16 @@ impl<D: Disk> Log<D> {
         let mut placed = self.placed.iter();
         for (request, outcome) in requests.drain(..).zip(&self.outcomes) {
             let outcome = match *outcome {
-                Outcome::At(_) | Outcome::Registered(_) if poisoned => Outcome::Refused(AppendError::Poisoned),
+                Outcome::At(_) | Outcome::Registered(_) | Outcome::Changed(_) if poisoned => {
+                    Outcome::Refused(AppendError::Poisoned)
+                }
                 outcome => outcome,
             };
             let result = match outcome {
                 Outcome::At(sequence) | Outcome::Told(sequence) => Ok(sequence),
                 Outcome::Kept => Ok(Sequence::ZERO),
                 Outcome::Refused(error) => Err(error),
-                Outcome::Registered(_) => Ok(Sequence::ZERO),
+                Outcome::Registered(_) | Outcome::Changed(_) => Ok(Sequence::ZERO),
             };
             match request {
                 Request::Append(append) => {
@@ -470,7 +456,15 @@ impl<D: Disk> Log<D> {
                     self.mail.add(append.reply, result);
                 }
                 // Told when it is gone, or already.
-                Request::Forget(..) => {}
+                Request::Forget(..) | Request::Tenants(_) => {}
+                Request::Letters(_, reply) => {
+                    let changed = match outcome {
+                        Outcome::Changed(count) => Ok(count),
+                        _ => Err(result.err().unwrap_or(AppendError::Poisoned)),
+                    };
+                    // As above.
+                    let _ = reply.try_send(changed);
+                }
                 Request::Register(_, _, reply) => {
                     let id = match outcome {
                         Outcome::Registered(id) => Ok(id),
@@ -502,16 +496,15 @@ impl<D: Disk> Log<D> {
         }
         self.done.clear();
         let sealed = self.index.sealed();
-        let acknowledged = |segment: &Segment<D>| segment.ranges.iter().all(|range| self.tenants.is_done(range));
-        self.done.extend(
-            sealed
-                .iter()
-                .filter(|segment| segment.dead_letters == 0 && acknowledged(segment))
-                .map(|segment| segment.key.id),
-        );
+        let is_done = |segment: &&Arc<Segment<D>>| segment.ranges.iter().all(|range| self.tenants.is_done(range));
+        self.done.extend(sealed.iter().filter(is_done).map(|segment| segment.key.id));
         // Dead letters keep their segment while there is space. On a full disk the oldest go first: new data is worth more.
         if full && self.done.is_empty() {
-            self.done.extend(sealed.iter().find(|segment| acknowledged(segment)).map(|segment| segment.key.id));
+            let is_data_done = |segment: &&Arc<Segment<D>>| {
+                let mut data = segment.ranges.iter().filter(|range| tenant_of_letters(range.tenant).is_none());
+                data.all(|range| self.tenants.is_done(range))
+            };
+            self.done.extend(sealed.iter().find(is_data_done).map(|segment| segment.key.id));
         }
     }
 
@@ -522,13 +515,7 @@ impl<D: Disk> Log<D> {
         }
         for id in std::mem::take(&mut self.done) {
             let Some(segment) = self.index.remove(id) else { continue };
-            if segment.dead_letters > 0 {
-                tracing::error!(
-                    count = segment.dead_letters,
-                    "the queue is full: the oldest dead letters were dropped"
-                );
-                self.stats.dead_letters_dropped.fetch_add(u64::from(segment.dead_letters), Ordering::Relaxed);
-            }
+            self.lose_letters(&segment.ranges);
             let retired = self.appender.space.retire(&segment);
             if !self.survives(retired) {
                 return;

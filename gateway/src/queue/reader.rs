@@ -12,9 +12,10 @@ use crc32c::crc32c_append;
 use super::disk::Disk;
 use super::footer::Entry;
 use super::index::{Index, Place, Wanted};
-use super::record::{HEADER_BYTES, Header, Kind, stride};
-use super::{Overdue, Read, Stored};
-use crate::base::Signal;
+use super::letters::owner_of_letters;
+use super::record::{HEADER_BYTES, Header, Kind, stride, take_letter};
+use super::{DeadLetter, Overdue, Read, Stored};
+use crate::base::{Sequence, Signal, TenantId};
 
 /// Records that lie close together are read at once, up to so many bytes.
 const RUN_BYTES_MAX: u64 = 256 * 1024;
@@ -88,6 +89,31 @@ pub(crate) fn overdue<D: Disk>(
         wanted.after = place.through;
     }
     Ok(out)
+}
+
+/// When a record was appended, by its header alone.
+pub(crate) fn appended_at<D: Disk>(disk: &D, place: &Place<D>, entry: &Entry) -> Option<u64> {
+    let bytes = read_exact(disk, place, entry.offset.into(), HEADER_BYTES as u64).ok()?;
+    let header = Header::decode(&bytes, place.key.seed().at(entry.offset.into()))?;
+    Some(header.received_unix_ms)
+}
+
+/// The dead letter at a position, if it is there and intact.
+pub(crate) fn letter<D: Disk>(
+    disk: &D,
+    index: &Index<D>,
+    damaged: &AtomicU64,
+    (wanted, sequence): (Wanted, Sequence),
+) -> io::Result<Option<DeadLetter>> {
+    let Some(mut place) = index.find(disk, wanted)? else { return Ok(None) };
+    place.entries.retain(|entry| entry.sequence == sequence);
+    let mut letter = None;
+    fetch(disk, &place, damaged, |header, payload| {
+        let is_wanted =
+            header.kind == Kind::DeadLetter as u8 && owner_of_letters(TenantId(header.tenant)) == wanted.tenant;
+        letter = is_wanted.then(|| take_letter(header, &payload)).flatten();
+    })?;
+    Ok(letter)
 }
 
 /// Calls `found` with each of the place's records that is intact; counts the others.

@@ -6,27 +6,29 @@
 //! ```text
 //! header      = magic u32 | version u8 | kind u8 | signal u8 | flags u8 | tenant u32 | items u32 | sequence u64
 //!               | received unix ms u64 | length u32 | payload crc u32 | 0 u32 | header crc u32        48 bytes, then length
-//! kind        = 1 data | 2 tenant | 3 cursors | 4 dead letter | 5 forgotten | 6 roster
+//! kind        = 1 data | 2 tenant | 3 cursors | 4 dead letter | 5 forgotten | 6 roster | 7 letters
 //! text        = length u16 | UTF-8
 //! tenant      = name text | pod uid text ("" for none) | max age ms u64 | 3 * (count u16 | text * count)
 //!               | disk guarantee u64 | disk ceiling u64
 //! cursors     = cursor*     cursor = tenant u32 | kind u8 | signal u8 | destination text (the key: see `cursor`)
 //!                                    | acknowledged u64 | delivered u64
 //!                                    | count u32 | u64 * count (records beyond that are done as well)
-//! dead letter = refused sequence u64 | destination text | reason text | the data
+//! dead letter = refused sequence u64 | 3 * unix ms u64 (appended, first refused, last refused) | attempts u32
+//!               | answer kind u8 (0 none, 1 gRPC, 2 HTTP) | answer code u16 | destination text | message text | the data
 //! forgotten   = nothing: the tenant in the header is gone for ever, and all that it had was done
+//! letters     = which dead letters are kept: see `letters`
 //! roster      = next tenant u32 | u32 * count, ascending: of the tenants below the next one, only these are still known
 //! ```
 //! The payload's crc is covered by the header's: damage in a payload leaves its length, and so the next record, known.
 
 use std::time::Duration;
 
-use bytes::{Buf, BufMut};
+use bytes::{Buf, BufMut, Bytes};
 use crc32c::crc32c_append;
 
-use super::{CursorOf, CursorState, DeadLetter, TenantRecord};
+use super::{Answer, CursorOf, CursorState, DeadLetter, TenantRecord};
 use crate::base::ledger::MemoryLimit;
-use crate::base::{Batch, DestinationName, Sequence, TenantId, TenantName};
+use crate::base::{Batch, DestinationName, Sequence, Signal, TenantId, TenantName};
 
 /// Length of a record's header.
 pub(crate) const HEADER_BYTES: usize = 48;
@@ -57,12 +59,15 @@ pub(crate) enum Kind {
     Forgotten = 5,
     /// Who is left.
     Roster = 6,
+    /// Which dead letters are kept.
+    Letters = 7,
 }
 
 impl Kind {
     /// `None` for kinds of later releases: skipped.
     pub(crate) fn from_number(number: u8) -> Option<Self> {
-        let kinds = [Self::Data, Self::Tenant, Self::Cursors, Self::DeadLetter, Self::Forgotten, Self::Roster];
+        let kinds =
+            [Self::Data, Self::Tenant, Self::Cursors, Self::DeadLetter, Self::Forgotten, Self::Roster, Self::Letters];
         kinds.into_iter().find(|kind| *kind as u8 == number)
     }
 }
@@ -235,8 +240,54 @@ pub(crate) fn take_roster(mut input: &[u8]) -> Option<(u32, Vec<TenantId>)> {
 /// Appends what stands before the data in a dead letter's payload.
 pub(crate) fn put_letter_head(out: &mut Vec<u8>, letter: &DeadLetter) {
     out.put_u64_le(letter.sequence.0);
+    for time in [letter.appended_unix_ms, letter.first_unix_ms, letter.last_unix_ms] {
+        out.put_u64_le(time);
+    }
+    out.put_u32_le(letter.attempts);
+    let (kind, code) = match letter.answer {
+        None => (0, 0),
+        Some(Answer::Grpc(code)) => (1, code),
+        Some(Answer::Http(code)) => (2, code),
+    };
+    out.put_u8(kind);
+    out.put_u16_le(code);
     put_text(out, cut(&letter.destination.0, REASON_BYTES_MAX));
     put_text(out, cut(&letter.reason, REASON_BYTES_MAX));
+}
+
+/// Reads a dead letter's payload back.
+pub(crate) fn take_letter(header: &Header, payload: &Bytes) -> Option<DeadLetter> {
+    let mut rest = &payload[..];
+    let input = &mut rest;
+    let sequence = Sequence(input.try_get_u64_le().ok()?);
+    let [appended_unix_ms, first_unix_ms, last_unix_ms] = [take_time(input)?, take_time(input)?, take_time(input)?];
+    let attempts = input.try_get_u32_le().ok()?;
+    let (kind, code) = (input.try_get_u8().ok()?, input.try_get_u16_le().ok()?);
+    let answer = match kind {
+        1 => Some(Answer::Grpc(code)),
+        2 => Some(Answer::Http(code)),
+        _ => None,
+    };
+    let destination = DestinationName(take_text(input)?.into());
+    let reason = take_text(input)?.to_owned();
+    Some(DeadLetter {
+        tenant: TenantId(header.tenant),
+        sequence,
+        destination,
+        signal: Signal::from_number(header.signal)?,
+        items: header.items,
+        answer,
+        reason,
+        attempts,
+        appended_unix_ms,
+        first_unix_ms,
+        last_unix_ms,
+        payload: payload.slice_ref(rest),
+    })
+}
+
+fn take_time(input: &mut &[u8]) -> Option<u64> {
+    input.try_get_u64_le().ok()
 }
 
 fn put_text(out: &mut Vec<u8>, text: &str) {

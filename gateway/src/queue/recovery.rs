@@ -10,11 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::appender::{Appender, dead_letters, seal};
+use super::appender::{Appender, seal};
 use super::disk::Disk;
 use super::footer::{ENTRY_BYTES, Entry, METADATA, RANGE_BYTES, Range, TRAILER_BYTES, Trailer};
 use super::format::{FoundHeader, SEGMENT_HEADER_BYTES, SEGMENT_HEADER_LENGTH, SegmentHeader, SegmentKey};
 use super::index::{Index, Place, Segment, Wanted, entry_of};
+use super::letters::{self, Letters, tenant_of_letters};
 use super::log::Log;
 use super::meta::Saved;
 use super::reader::fetch;
@@ -102,6 +103,8 @@ pub(crate) struct Params {
     pub(crate) disk_bytes_max: u64,
     /// What the filesystem must keep.
     pub(crate) min_free: MinFree,
+    /// Of one tenant's dead letters.
+    pub(crate) letter_bytes_max: u64,
     /// Which log.
     pub(crate) log_id: u64,
     /// For the salts of new segments.
@@ -117,6 +120,8 @@ struct Facts {
     /// The furthest of each, with the position of its checkpoint: however many there are, no more is kept.
     cursors: HashMap<(TenantId, CursorOf), (Sequence, CursorState)>,
     forgotten: HashSet<TenantId>,
+    /// The latest of each tenant, with its position.
+    letters: HashMap<TenantId, (Sequence, letters::State)>,
     /// The latest one, with its position and the number that was next.
     roster: Option<(Sequence, u32, HashSet<TenantId>)>,
     highest: Sequence,
@@ -159,7 +164,7 @@ pub(crate) fn recover<D: Disk>(
     let newest_unix_ms = facts.newest_unix_ms;
     let epoch = facts.next_epoch();
     let strays = facts.strays();
-    let tenants = facts.into_tenants(&index);
+    let tenants = facts.into_tenants(&*disk, &index);
     let recovered = tenants.iter().map(|(id, tenant)| recovered(&*disk, &index, id, tenant)).collect();
     let identity = SegmentHeader { created_unix_ms: 0, log_id: params.log_id, epoch, tenants_next: tenants.next() };
     let first = Sequence(u64::from(epoch) << COUNTER_BITS).next();
@@ -171,7 +176,7 @@ pub(crate) fn recover<D: Disk>(
         newest_unix_ms,
         meta_rebuilt: false,
     };
-    let mut log = Log::new(appender, tenants, (index, stats, handoff));
+    let mut log = Log::new(appender, (tenants, params.letter_bytes_max), (index, stats, handoff));
     log.drop_saved(strays);
     Ok((log, recovery))
 }
@@ -213,13 +218,12 @@ fn load<D: Disk>(disk: &D, key: SegmentKey, damaged: &AtomicU64) -> Result<Segme
         Err(error) => {
             // A full or read-only disk: it is scanned again at the next start.
             tracing::warn!(segment = key.name(), %error, "a segment cannot be sealed: its index stays in memory");
-            let dead_letters = dead_letters(&slices());
             let mut ranges: Vec<Range> =
                 slices().iter().filter_map(|(tenant, entries)| Range::of(*tenant, entries)).collect();
             ranges.sort_unstable_by_key(|range| range.tenant);
             let repaired = entries.into_iter().map(|(tenant, entries)| (tenant, entries.into())).collect();
             let repaired = std::sync::Mutex::new(repaired);
-            Ok(Segment { key, file, length, data_end: end.end, dead_letters, ranges, repaired })
+            Ok(Segment { key, file, length, data_end: end.end, ranges, repaired })
         }
     }
 }
@@ -238,15 +242,7 @@ pub(crate) fn load_sealed<D: Disk>(disk: &D, key: SegmentKey, file: &Arc<D::File
     let mut table = vec![0; usize::try_from(table_bytes).ok()?];
     disk.read_at(file, trailer.table_offset, &mut table).ok()?;
     let ranges = trailer.table(&table, seed)?;
-    Some(Segment {
-        key,
-        file: file.clone(),
-        length,
-        data_end: trailer.data_end,
-        dead_letters: trailer.dead_letters,
-        ranges,
-        repaired: Default::default(),
-    })
+    Some(Segment { key, file: file.clone(), length, data_end: trailer.data_end, ranges, repaired: Default::default() })
 }
 
 impl Facts {
@@ -262,13 +258,13 @@ impl Facts {
         for range in &segment.ranges {
             self.highest = self.highest.max(range.last);
             if range.tenant != METADATA {
-                self.tenants_next = self.tenants_next.max(range.tenant.0.saturating_add(1));
+                let tenant = tenant_of_letters(range.tenant).unwrap_or(range.tenant);
+                self.tenants_next = self.tenants_next.max(tenant.0.saturating_add(1));
             }
         }
         let Some(range) = segment.range(METADATA) else { return };
         let wanted = Wanted { tenant: METADATA, after: Sequence::ZERO, bytes_max: usize::MAX };
-        let Ok(mut entries) = segment.entries_after(disk, &range, wanted) else { return };
-        entries.retain(|entry| !entry.is_dead_letter());
+        let Ok(entries) = segment.entries_after(disk, &range, wanted) else { return };
         let place = Place { key: segment.key, file: segment.file.clone(), entries, through: range.last };
         let read = fetch(disk, &place, damaged, |header, payload| self.note_record(header, &payload));
         if let Err(error) = read {
@@ -302,7 +298,15 @@ impl Facts {
                 let cursors = record::take_cursors(payload).unwrap_or_default();
                 cursors.into_iter().for_each(|cursor| self.note_cursor(header.sequence, cursor));
             }
-            _ => {}
+            Some(Kind::Letters) => {
+                for (tenant, state) in letters::take_states(payload).unwrap_or_default() {
+                    let known = self.letters.get(&tenant);
+                    if known.is_none_or(|(sequence, _)| *sequence < header.sequence) {
+                        self.letters.insert(tenant, (header.sequence, state));
+                    }
+                }
+            }
+            Some(Kind::Data | Kind::DeadLetter) | None => {}
         }
     }
 
@@ -343,7 +347,7 @@ impl Facts {
         self.epoch.max(u32::try_from(highest).unwrap_or(u32::MAX)).saturating_add(1)
     }
 
-    fn into_tenants<D: Disk>(self, index: &Index<D>) -> Tenants {
+    fn into_tenants<D: Disk>(mut self, disk: &D, index: &Index<D>) -> Tenants {
         let mut tenants = Tenants::new(self.tenants_next);
         for (id, (_, record)) in self.tenants.iter().filter(|(id, _)| !self.is_gone(**id)) {
             tenants.insert(*id, record.clone());
@@ -351,8 +355,14 @@ impl Facts {
         for (_, cursor) in self.cursors.values() {
             tenants.move_cursor(cursor.clone());
         }
+        let states = std::mem::take(&mut self.letters);
         for segment in index.sealed() {
             for range in segment.ranges.iter().filter(|range| range.tenant != METADATA) {
+                if let Some(id) = tenant_of_letters(range.tenant) {
+                    let state = states.get(&id).map(|(_, state)| state.clone()).unwrap_or_default();
+                    find_letters((disk, &segment), range, (&mut tenants, id, &state));
+                    continue;
+                }
                 if tenants.find(range.tenant).is_none() && !self.is_gone(range.tenant) {
                     tracing::error!(
                         tenant = range.tenant.0,
@@ -368,6 +378,24 @@ impl Facts {
             }
         }
         tenants
+    }
+}
+
+fn find_letters<D: Disk>(
+    (disk, segment): (&D, &Segment<D>),
+    range: &Range,
+    (tenants, id, state): (&mut Tenants, TenantId, &letters::State),
+) {
+    let Some(found) = tenants.letters_mut(id) else { return };
+    if found.is_empty() {
+        *found = Letters::recovered(state);
+    }
+    let wanted = Wanted { tenant: range.tenant, after: Sequence::ZERO, bytes_max: usize::MAX };
+    match segment.entries_after(disk, range, wanted) {
+        Ok(entries) => entries.iter().for_each(|entry| found.find(entry.sequence, entry.length, state)),
+        Err(error) => {
+            tracing::warn!(segment = segment.key.name(), %error, "the dead letters of a segment cannot be listed");
+        }
     }
 }
 

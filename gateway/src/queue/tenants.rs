@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::budget::{Budget, Share};
 use super::footer::{ENTRY_BYTES, Entry, Range};
+use super::letters::{self, Letters, tenant_of_letters};
 use super::record::{self, HEADER_BYTES};
+use super::tools::TenantView;
 use super::{CursorOf, CursorState, Departure, Reply, TenantRecord};
 use crate::base::{Sequence, Signal, TenantId, TenantName};
 
@@ -35,6 +37,8 @@ pub(crate) struct Tenant {
     pub(crate) record: TenantRecord,
     /// Those of routes that were left are kept: a cursor never goes back.
     pub(crate) cursors: BTreeMap<CursorOf, CursorState>,
+    /// What was refused for good.
+    pub(crate) letters: Letters,
     /// Its last data record.
     pub(crate) last: Sequence,
     /// Which registration since the start named it last; 0: none yet.
@@ -120,7 +124,8 @@ impl Tenants {
             }
             None => {
                 let budget = Budget::default();
-                let tenant = Tenant { record, cursors: BTreeMap::new(), last: Sequence::ZERO, registered: 0, budget };
+                let (cursors, letters) = (BTreeMap::new(), Letters::default());
+                let tenant = Tenant { record, cursors, letters, last: Sequence::ZERO, registered: 0, budget };
                 self.all.insert(id, tenant);
             }
         }
@@ -241,8 +246,17 @@ impl Tenants {
         true
     }
 
+    /// The letters of a tenant, to be changed.
+    pub(crate) fn letters_mut(&mut self, id: TenantId) -> Option<&mut Letters> {
+        self.snapshot_bytes = None;
+        self.all.get_mut(&id).map(|tenant| &mut tenant.letters)
+    }
+
     /// Whether nobody needs the range's records any more.
     pub(crate) fn is_done(&self, range: &Range) -> bool {
+        if let Some(id) = tenant_of_letters(range.tenant) {
+            return self.all.get(&id).is_none_or(|tenant| !tenant.letters.is_any_within(range.first, range.last));
+        }
         let Some(tenant) = self.all.get(&range.tenant) else { return true };
         Signal::ALL.into_iter().all(|signal| range.items[signal.index()] == 0 || range.last <= tenant.floor(signal))
     }
@@ -261,8 +275,14 @@ impl Tenants {
                     let copies = 2 * (record::stride(scratch.len()) + ENTRY_BYTES as u64);
                     scratch.clear();
                     tenant.cursors.values().for_each(|cursor| record::put_cursor(&mut scratch, cursor, true));
-                    // As if each tenant had its own record of cursors.
-                    copies + (scratch.len() + HEADER_BYTES + ENTRY_BYTES + 8) as u64
+                    // As if each tenant had its own records of cursors and of letters.
+                    let of_a_record = HEADER_BYTES + ENTRY_BYTES + 8;
+                    let mut records = of_a_record;
+                    if let Some(state) = tenant.letters.state() {
+                        letters::put_state(&mut scratch, TenantId(0), &state);
+                        records += of_a_record;
+                    }
+                    copies + (scratch.len() + records) as u64
                 })
                 .sum();
             rosters + tenants
@@ -271,6 +291,17 @@ impl Tenants {
 }
 
 impl Tenant {
+    /// For tools.
+    pub(crate) fn view(&self, id: TenantId) -> TenantView {
+        TenantView {
+            id,
+            record: self.record.clone(),
+            last: self.last,
+            cursors: self.cursors.values().cloned().collect(),
+            letters: self.letters.iter().collect(),
+        }
+    }
+
     /// The cursors of the destinations that a signal goes to; `None` for one that has done nothing yet.
     fn routes(&self, signal: Signal) -> impl Iterator<Item = Option<&CursorState>> {
         let names = self.record.destinations[signal.index()].iter();

@@ -4,6 +4,7 @@
 //! - `simulation`: random operations, crashes and faults by seed. `PILLION_QUEUE_SEED=n` replays one.
 //! - `budgets`: who may have how much of the disk.
 //! - `churn`: tenants that come and go.
+//! - `letters`: what was refused, and how long it is kept.
 //! - `promises`: single situations on the simulated disk.
 //! - `files`: the whole queue with its threads, on real files and with the real sled.
 //! - `golden`: the bytes of format version 1.
@@ -15,6 +16,7 @@ mod checks;
 mod churn;
 mod files;
 mod golden;
+mod letters;
 mod promises;
 mod simulation;
 mod world;
@@ -22,7 +24,7 @@ mod world;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{CursorOf, CursorState, TenantRecord};
+use super::{Answer, CursorOf, CursorState, DeadLetter, TenantRecord};
 use crate::base::{DestinationName, Sequence, Signal, TenantId, TenantName};
 
 fn destination(name: &str) -> DestinationName {
@@ -59,4 +61,22 @@ fn posted<T>(mailbox: &Arc<crate::base::mailbox::Mailbox<T>>) -> Vec<T> {
     let mut out = Vec::new();
     let _ = mailbox.poll_take(&mut std::task::Context::from_waker(std::task::Waker::noop()), &mut out);
     out
+}
+
+/// A refusal of a record by a destination.
+fn letter(tenant: TenantId, sequence: Sequence, payload: Vec<u8>) -> DeadLetter {
+    DeadLetter {
+        tenant,
+        sequence,
+        destination: destination("a"),
+        signal: Signal::Logs,
+        items: 3,
+        answer: Some(Answer::Http(400)),
+        reason: "400 no such field".to_owned(),
+        attempts: 2,
+        appended_unix_ms: 1,
+        first_unix_ms: 2,
+        last_unix_ms: 3,
+        payload: payload.into(),
+    }
 }

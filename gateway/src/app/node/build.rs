@@ -79,6 +79,7 @@ async fn open_queue(
         disk_bytes_max: config.node.disk_limit,
         segment_bytes: SEGMENT_BYTES,
         inbox_bytes_max: INBOX_BYTES_MAX,
+        dead_letter_bytes_max: config.node.dead_letters,
         min_free: match config.node.min_free() {
             config::MinFree::Percent(percent) => queue::MinFree::Percent(percent),
             config::MinFree::Bytes(bytes) => queue::MinFree::Bytes(bytes),
@@ -125,6 +126,7 @@ fn deliver_what_was_found(exporter: &Exporter, recovery: &Recovery) {
     for tenant in &recovery.tenants {
         exporter.attach(route(tenant));
     }
+    exporter.replay();
     let items: u64 = recovery.tenants.iter().flat_map(|tenant| tenant.pending_items).sum();
     tracing::info!(
         tenants = recovery.tenants.len(),

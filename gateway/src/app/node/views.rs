@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use super::stage::Stage;
 use super::{Node, WorkerOptions};
+use crate::admin::queue::Tools;
 use crate::admin::{Process, Readiness, Sources, TenantSource};
 
 /// A data worker that does not answer for this long does not serve.
@@ -26,6 +27,10 @@ pub(super) fn sources(stage: &Arc<Stage>, options: &WorkerOptions) -> Sources {
         destinations: provider(stage, |node| node.exporter.snapshot()),
         custody: provider(stage, |node| node.volumes.as_ref().map(|volumes| volumes.snapshot())),
         lifecycle: provider(stage, |node| Some(node.lifecycle.counters().clone())),
+        tools: provider(stage, |node| {
+            let exporter = node.exporter.clone();
+            Some(Tools { queue: node.queue.clone(), replay: Box::new(move || exporter.replay()) })
+        }),
         queue: provider(stage, |node| node.queue.snapshot()),
         recovered: provider(stage, |node| node.recovered.clone()),
         sink: provider(stage, |node| node.sink.clone()),

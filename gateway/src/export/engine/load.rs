@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use super::super::Route;
 use super::super::board::LaneGauge;
 use super::super::lane::Lane;
-use super::super::merge::{Key, Record};
+use super::super::merge::{Key, Record, Refusals};
 use super::super::outlet::Probe;
 use super::super::volatile::Stage;
 use super::{Engine, Filed, GATHER, GATHER_BYTES_MAX, READS_MAX, ReadDone};
@@ -144,6 +144,7 @@ impl Engine {
                     payload: payload.clone(),
                     piece: false,
                     refused: None,
+                    refusals: Refusals::default(),
                 };
                 lane.add_fresh(record);
                 self.after_load(number);

@@ -22,7 +22,7 @@ use super::super::status::Accepted;
 use super::super::volatile::Stage;
 use super::{Engine, Filed, Landed};
 use crate::base::Sequence;
-use crate::queue::{AppendError, DeadLetter, Reply};
+use crate::queue::{Answer, AppendError, DeadLetter, Reply, Verdict};
 use crate::wire;
 
 /// How long a tenant that poisoned a merged request, or was in one that was accepted in part, goes unmerged.
@@ -88,6 +88,10 @@ impl Engine {
     }
 
     fn delivered(&mut self, member: &Member) {
+        if let Key::Letter(sequence) = member.record.key {
+            tracing::info!(items = member.record.items, "a dead letter was accepted when it was sent again");
+            return self.settle_letter(member, sequence, Verdict::Gone);
+        }
         let Some(lane) = self.lanes.at(member.lane) else { return };
         lane.delivered(&member.record);
         if let Key::Volatile(id) = member.record.key
@@ -106,6 +110,10 @@ impl Engine {
     }
 
     fn reject(&mut self, index: usize, mut members: Vec<Member>, failure: &Failure, sent: Sent) {
+        if matches!(failure.fault, Fault::TooLarge | Fault::Payload) {
+            let now_unix_ms = self.queue.now_unix_ms();
+            members.iter_mut().for_each(|member| member.record.refusals.note(now_unix_ms));
+        }
         match failure.fault {
             Fault::Busy | Fault::Destination => self.fail(index, members, failure, sent),
             Fault::TooLarge | Fault::Payload if members.len() > 1 => {
@@ -215,6 +223,14 @@ impl Engine {
     /// A lone record was refused for its size or content.
     fn refuse(&mut self, index: usize, mut member: Member, failure: &Failure, sent: Sent) {
         let bytes = member.record.payload.len();
+        if let Key::Letter(sequence) = member.record.key {
+            // It was judged before: that it is refused once more says enough.
+            tracing::error!(
+                destination = %self.outlets[index].gauge.name(), items = member.record.items, reason = failure.reason,
+                "a dead letter was refused again and stays one"
+            );
+            return self.settle_letter(&member, sequence, Verdict::Stays);
+        }
         if let Key::Volatile(id) = member.record.key {
             // What is refused needs a place in the log before it can be judged.
             return self.put_in_log(member, id);
@@ -232,7 +248,7 @@ impl Engine {
             lane.verdicts.push(false, self.now);
         }
         if accepted > mark && !self.refuses_most(index) {
-            return self.bury(index, member, &failure.reason);
+            return self.bury(index, member, (&failure.reason, failure.answer));
         }
         let number = member.lane;
         if self.blame(index, number, sent) && (!first || self.refuses_most(index)) {
@@ -275,7 +291,7 @@ impl Engine {
     }
 
     /// Keeps a record as a dead letter; the cursor passes when that is durable.
-    pub(super) fn bury(&mut self, index: usize, member: Member, reason: &str) {
+    pub(super) fn bury(&mut self, index: usize, member: Member, (reason, answer): (&str, Option<Answer>)) {
         debug_assert!(!matches!(self.outlets[index].transport, Transport::Sink(_)), "a sink refuses nothing");
         let record = &member.record;
         let (Key::Logged(sequence), Some(lane)) = (record.key, self.lanes.at(member.lane)) else {
@@ -288,7 +304,12 @@ impl Engine {
             destination: self.outlets[index].gauge.name().clone(),
             signal: record.signal,
             items: record.items,
+            answer,
             reason: reason.to_owned(),
+            attempts: record.refusals.count,
+            appended_unix_ms: record.appended_unix_ms,
+            first_unix_ms: record.refusals.first_unix_ms,
+            last_unix_ms: record.refusals.last_unix_ms,
             payload: record.payload.clone(),
         };
         tracing::error!(

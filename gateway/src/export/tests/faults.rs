@@ -1,6 +1,8 @@
 //! Whose fault it is, and that nobody else pays for it.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::backend::{Backend, Request, Say, items};
@@ -93,6 +95,44 @@ fn a_destination_that_refuses_everything_makes_no_dead_letters() {
     let snapshot = node.wait(|snapshot| queued(snapshot) == 0);
     assert_eq!(count(&snapshot[0], |stats| &stats.dead_letters), 0);
     node.stop(false);
+}
+
+/// Scenario: for as many tries as an hour has at the usual pace of one in thirty seconds, the destination gives every answer that is
+/// its own fault, in turn: 401, 403, a wrong path, a wrong method and so on; then it works.
+/// Guarantees: it costs nothing: one request is tried at a time, nothing becomes a dead letter, and all of it arrives once.
+#[test]
+fn an_hour_of_refusals_that_are_the_destinations_own_fault_costs_nothing() {
+    const TRIES: usize = 120;
+    for over_http in [false, true] {
+        let tries = Arc::new(AtomicUsize::new(0));
+        let counted = tries.clone();
+        let mind = move |_: &Request| {
+            const HTTP: [u16; 13] = [401, 403, 404, 405, 407, 410, 415, 421, 426, 431, 451, 501, 505];
+            const GRPC: [u16; 4] = [16, 7, 5, 12];
+            match counted.fetch_add(1, Ordering::SeqCst) {
+                TRIES.. => Say::Ok,
+                number if over_http => Say::Http(HTTP[number % HTTP.len()], None),
+                number => Say::Status(GRPC[number % GRPC.len()], None),
+            }
+        };
+        let backend = if over_http { Backend::http(mind) } else { Backend::grpc(mind) };
+        let mut destination = if over_http { http(&backend) } else { grpc(&backend) };
+        let millis = Duration::from_millis;
+        destination.retry = Retry { initial_interval: millis(1), max_interval: millis(1) };
+        let dir = tempfile::tempdir().expect("a directory");
+        let node = Node::start(dir.path(), vec![destination]);
+        let tenants: Vec<_> = ["a/a", "b/b", "c/c"].map(|name| (name, node.tenant(name))).into();
+        for (name, id) in &tenants {
+            names(name, 0..30).iter().for_each(|name| node.commit(*id, &[name]));
+        }
+        backend.wait(|requests| unique(requests).len() == 90);
+        let snapshot = node.wait(|snapshot| queued(snapshot) == 0);
+        assert_eq!(count(&snapshot[0], |stats| &stats.dead_letters), 0);
+        assert_eq!(count(&snapshot[0], |stats| &stats.delivered), 90);
+        assert!(tries.load(Ordering::SeqCst) >= TRIES);
+        assert!(node.letters().is_empty());
+        node.stop(false);
+    }
 }
 
 /// Scenario: the destination answers some requests with delays, resets streams, says GOAWAY, and is silent once.

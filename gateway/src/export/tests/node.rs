@@ -10,10 +10,10 @@ use smallvec::SmallVec;
 use super::backend::{Backend, logs};
 use crate::base::handoff::{Arrival, Handoff};
 use crate::base::mailbox::Mailbox;
-use crate::base::{Batch, DestinationName, Signal, TenantId, TenantName};
+use crate::base::{Batch, DestinationName, Sequence, Signal, TenantId, TenantName};
 use crate::config::{Compression, Destination, DestinationKind, Retry, Tls};
 use crate::export::{Deps, DestinationSnapshot, DrainReport, Exporter, Route};
-use crate::queue::{Append, Completion, Config, Queue, Recovery, Reply, TenantRecord};
+use crate::queue::{Append, Completion, Config, LetterChange, Queue, Recovery, Reply, TenantRecord, Verdict};
 use crate::sink::Sink;
 
 /// Of every tenant.
@@ -78,6 +78,7 @@ impl Node {
             disk_bytes_max: 1 << 30,
             segment_bytes: 16 << 20,
             inbox_bytes_max: 64 << 20,
+            dead_letter_bytes_max: 8 << 20,
             min_free: crate::queue::MinFree::Bytes(0),
         };
         let (queue, recovery) = Queue::open(config, handoff.clone()).expect("it opens");
@@ -193,6 +194,26 @@ impl Node {
     /// Bytes in memory for all destinations.
     pub(crate) fn held_bytes(&self) -> usize {
         self.exporter.gauges.all().iter().map(|gauge| gauge.held_bytes.load(std::sync::atomic::Ordering::Relaxed)).sum()
+    }
+
+    /// Dead letters that are kept, and whether each is to be sent again.
+    pub(crate) fn letters(&self) -> Vec<(TenantId, Sequence, bool)> {
+        let tenants = self.queue.tenants().expect("the writer answers");
+        let letters =
+            tenants.iter().flat_map(|tenant| tenant.letters.iter().map(|kept| (tenant.id, kept.sequence, kept.again)));
+        letters.collect()
+    }
+
+    /// Decides about all of them, and tells the exporter.
+    pub(crate) fn decide(&self, verdict: Verdict) {
+        let letters = self.letters().into_iter().map(|(tenant, sequence, _)| (tenant, sequence)).collect();
+        self.queue.change_letters(LetterChange { letters, verdict }).expect("there is room");
+        self.replay();
+    }
+
+    /// Sends letters again that are marked so.
+    pub(crate) fn replay(&self) {
+        self.exporter.replay();
     }
 
     /// Ends export and queue.

@@ -1,12 +1,15 @@
 //! The end of tenants: whose pod is gone and whose records are all done is forgotten, with a record that says so.
 //!
 //! Decides by the cursors that are in the log, and between two groups only: then every record that was accepted is in the
-//! index. It never forgets a tenant that somebody still waits for, however long that takes. A crash that takes the record
+//! index. It never forgets a tenant that somebody still waits for, however long that takes, nor one with dead letters, while
+//! there are not too many of those. A crash that takes the record
 //! brings the tenant back as it was, without anything to deliver, until somebody says again that it is gone.
 
 use std::collections::HashSet;
 
+use super::super::footer::Range;
 use super::super::group::{Outcome, Request};
+use super::super::letters::tenant_of_letters;
 use super::super::record::Kind;
 use super::super::{AppendError, Departure, Reply};
 use super::{Disk, Log};
@@ -29,7 +32,12 @@ impl<D: Disk> Log<D> {
         if self.stats.is_poisoned() || !std::mem::take(&mut self.look_for_departed) {
             return;
         }
-        for id in self.without_records() {
+        let (mut gone, left): (Vec<_>, Vec<_>) = self
+            .without_records()
+            .into_iter()
+            .partition(|id| self.tenants.find(*id).is_none_or(|tenant| tenant.letters.is_empty()));
+        gone.extend(self.drop_letters_of(left));
+        for id in gone {
             if let Err(error) = self.stage_metadata(Kind::Forgotten, id, &[], (requests, now_unix_ms)) {
                 // A full log has room for it as soon as anything is freed, which is when it is looked again.
                 tracing::debug!(tenant = id.0, %error, "a tenant that is gone is not forgotten yet");
@@ -44,11 +52,12 @@ impl<D: Disk> Log<D> {
         }
     }
 
-    /// Those who leave and for whom nobody waits any more.
+    /// Those who leave and whose data nobody waits for any more.
     fn without_records(&self) -> Vec<TenantId> {
         let mut kept = HashSet::new();
         for segment in self.index.sealed() {
-            kept.extend(segment.ranges.iter().filter(|range| !self.tenants.is_done(range)).map(|range| range.tenant));
+            let waits = |range: &&Range| tenant_of_letters(range.tenant).is_none() && !self.tenants.is_done(range);
+            kept.extend(segment.ranges.iter().filter(waits).map(|range| range.tenant));
         }
         let leaving = self.tenants.leaving().filter(|(id, _)| !kept.contains(id));
         let in_open = |entries: Vec<(TenantId, &[super::super::footer::Entry])>| {

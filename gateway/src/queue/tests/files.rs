@@ -22,6 +22,7 @@ fn config(dir: &Path) -> Config {
         disk_bytes_max: 64 << 20,
         segment_bytes: 1 << 20,
         inbox_bytes_max: 8 << 20,
+        dead_letter_bytes_max: 8 << 20,
         min_free: MinFree::Bytes(0),
     }
 }

@@ -3,16 +3,16 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::destination;
 use super::world::{Crash, SEGMENT_BYTES, World};
-use crate::base::{Sequence, Signal, TenantId};
+use super::{destination, letter};
+use crate::base::{Sequence, TenantId};
 use crate::queue::disk::Disk;
 use crate::queue::disk::sim::Faults;
 use crate::queue::format::SegmentKey;
 use crate::queue::group::Request;
 use crate::queue::index::Wanted;
 use crate::queue::record::{HEADER_BYTES, Header, stride};
-use crate::queue::{AppendError, DeadLetter, Reply};
+use crate::queue::{AppendError, Reply};
 
 fn world() -> (World, TenantId) {
     let mut world = World::new(1);
@@ -332,15 +332,7 @@ fn a_cursor_never_goes_back() {
 fn dead_letters_keep_their_segment_until_its_space_is_needed() {
     let (mut world, tenant) = world();
     let mailbox = Arc::default();
-    let letter = DeadLetter {
-        tenant,
-        sequence: Sequence(1),
-        destination: destination("a"),
-        signal: Signal::Logs,
-        items: 1,
-        reason: "bad".to_owned(),
-        payload: vec![1; 100].into(),
-    };
+    let letter = letter(tenant, Sequence(1), vec![1; 100]);
     let dropped = |world: &World| world.stats.dead_letters_dropped.load(Ordering::Relaxed);
     for _ in 0..12 {
         let reply = Reply { mailbox: Arc::clone(&mailbox), ticket: 1 };

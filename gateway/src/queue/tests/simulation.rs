@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::destination;
+use super::letter;
 use super::world::{Crash, DISK_BYTES_MAX, SEGMENT_BYTES, World};
 use crate::base::mailbox::Mailbox;
 use crate::base::{Sequence, TenantId};
@@ -11,7 +11,7 @@ use crate::queue::disk::Disk;
 use crate::queue::disk::sim::Faults;
 use crate::queue::format::SegmentKey;
 use crate::queue::group::Request;
-use crate::queue::{Completion, CursorState, DeadLetter, Reply};
+use crate::queue::{Completion, CursorState, Reply};
 
 /// Replays one seed instead of all.
 const SEED_VARIABLE: &str = "PILLION_QUEUE_SEED";
@@ -100,15 +100,7 @@ fn random_group(world: &mut World) {
         requests.extend(random_checkpoint(world));
     }
     if world.rng.u8(0..40) == 0 {
-        let letter = DeadLetter {
-            tenant: world.tenants[0],
-            sequence: Sequence(1),
-            destination: destination("a"),
-            signal: crate::base::Signal::Logs,
-            items: 1,
-            reason: "no".to_owned(),
-            payload: vec![7; 700].into(),
-        };
+        let letter = letter(world.tenants[0], Sequence(1), vec![7; 700]);
         requests.push(Request::DeadLetter(letter, Reply { mailbox: Arc::default(), ticket: 0 }));
     }
     world.step_with(requests, &mailbox);

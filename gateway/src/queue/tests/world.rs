@@ -141,6 +141,7 @@ fn start(disk: &Arc<SimDisk>, meta: &mut SimMeta, seed: u64) -> Result<Parts, Re
     let params = Params {
         segment_bytes: SEGMENT_BYTES,
         disk_bytes_max: DISK_BYTES_MAX,
+        letter_bytes_max: 8 << 20,
         min_free: crate::queue::MinFree::Percent(15),
         log_id: 77,
         rng: fastrand::Rng::with_seed(seed),

@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::super::disk::Disk as _;
 use super::super::footer::{Entry, METADATA};
 use super::super::format::{SEGMENT_HEADER_BYTES, SegmentHeader, SegmentKey};
 use super::super::index::{Segment, Wanted, entry_of};
+use super::super::letters::{self, tenant_of_letters};
 use super::super::record::{self, Header, Kind};
 use super::super::recovery::{RecoverError, load_sealed};
 use super::super::scan::{ScanEnd, scan};
@@ -80,7 +83,7 @@ fn take(
         }
         Some(Kind::DeadLetter) => {
             checked.dead_letters += 1;
-            true
+            record::take_letter(header, &Bytes::copy_from_slice(payload)).is_some()
         }
         Some(Kind::Tenant) => {
             owners.named.insert(tenant);
@@ -92,6 +95,7 @@ fn take(
             true
         }
         Some(Kind::Cursors) => record::take_cursors(payload).is_some(),
+        Some(Kind::Letters) => letters::take_states(payload).is_some(),
         Some(Kind::Roster) => record::take_roster(payload).is_some(),
         // Of a later release: stepped over.
         None => true,
@@ -142,9 +146,10 @@ fn check_index(
             found.entries.get(&range.tenant).into_iter().flatten().map(|entry| entry.offset).collect();
         for entry in entries.iter().filter(|entry| !intact.contains(&entry.offset)) {
             lost += 1;
-            let whose = match range.tenant {
-                METADATA => "of the log itself".to_owned(),
-                TenantId(tenant) => format!("of tenant {tenant}"),
+            let whose = match (range.tenant, tenant_of_letters(range.tenant)) {
+                (METADATA, _) => "of the log itself".to_owned(),
+                (_, Some(tenant)) => format!("a dead letter of tenant {}", tenant.0),
+                (tenant, None) => format!("of tenant {}", tenant.0),
             };
             let items =
                 entry.items().map_or(String::new(), |(signal, items)| format!(", {items} {}", signal.items_name()));
