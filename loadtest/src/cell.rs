@@ -12,8 +12,10 @@
 //! Sink and generator are threads of this process, on the first processor; the arm has the others. Where there is only one,
 //! nothing is pinned.
 
+mod costs;
+mod pinning;
+
 use std::collections::BTreeMap;
-use std::io;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::rc::Rc;
@@ -23,16 +25,17 @@ use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde::{Deserialize, Serialize};
 
+use self::costs::{Reading, Spending, memory, usage};
+use self::pinning::Pinning;
 use crate::arm::{Arm, Running, Site};
 use crate::generator::{self, Live, Load, Outcome, Protocol};
 use crate::histogram::Latencies;
 use crate::identity::Signal;
 use crate::judge::{Account, Judge, Settings};
 use crate::ledger::Ledger;
-use crate::measure::{self, Memory, Usage};
+use crate::measure::{Memory, Usage};
 use crate::network::Network;
 use crate::profile::{Profile, SHOP};
 use crate::scenario::{Deed, Scenario};
@@ -200,29 +203,33 @@ pub fn run(
     cell.startup_ms = millis(startup);
     cell.memory.idle = memory(running.as_ref());
     if scenario.warmup > 0.0 {
-        bench.load(running.as_mut(), scenario.warmup_rates(), &[], &pinning, &mut |_, _, _| {})?;
+        bench.load(running.as_mut(), scenario.warmup_rates(), &[], &pinning, &mut |_, _, _, _| {})?;
         bench.drain();
     }
     bench.judge.forget_delivery();
-    let before = Reading::take(running.as_ref())?;
+    let before = Reading::take()?;
+    let mut spending = Spending::default();
+    spending.see(running.as_ref());
+    let at_start = spending.clone();
     let mut next_look = Duration::ZERO;
     let mut peak = Memory::default();
-    let outcome =
-        bench.load(running.as_mut(), scenario.rates(), &scenario.events, &pinning, &mut |running, live, at| {
-            watch(live, at.as_secs_f64());
-            if at >= next_look {
-                next_look = at + Duration::from_secs(1);
-                let now = memory(running);
-                if now.pss > peak.pss {
-                    peak = now;
-                }
+    let mut look = |running: &dyn Running, live: &Live, at: Duration, is_last: bool| {
+        watch(live, at.as_secs_f64());
+        if at >= next_look || is_last {
+            next_look = at + Duration::from_secs(1);
+            spending.see(running);
+            let now = memory(running);
+            if now.pss > peak.pss {
+                peak = now;
             }
-        })?;
+        }
+    };
+    let outcome = bench.load(running.as_mut(), scenario.rates(), &scenario.events, &pinning, &mut look)?;
     bench.drain();
-    let after = Reading::take(running.as_ref())?;
+    spending.see(running.as_ref());
     cell.first_delivery_ms = bench.judge.first_delivery().map(|nanos| millis(Duration::from_nanos(nanos)));
-    cell.cpu = after.since(&before, outcome.cpu);
-    cell.usage = after.usage;
+    cell.cpu = Reading::take()?.since(&before, outcome.cpu, spending.since(&at_start));
+    cell.usage = usage(running.as_ref());
     cell.memory.load = peak;
     cell.memory.after = memory(running.as_ref());
     cell.account = bench.judge.account(&bench.ledger);
@@ -230,6 +237,9 @@ pub fn run(
     cell.take_outcome(outcome, scenario);
     Ok(cell)
 }
+
+/// Looks on: the arm, the generator's figures, the time, and whether a process is about to end.
+type Look<'a> = dyn FnMut(&dyn Running, &Live, Duration, bool) + 'a;
 
 /// What is there for the time of a run besides the arm.
 struct Bench<'a> {
@@ -268,7 +278,7 @@ impl<'a> Bench<'a> {
         rates: Rates,
         events: &[crate::scenario::Event],
         pinning: &Pinning,
-        look: &mut dyn FnMut(&dyn Running, &Live, Duration),
+        look: &mut Look<'_>,
     ) -> Result<Outcome> {
         let addresses = (0..self.scenario.pods).map(|pod| match self.scenario.protocol {
             Protocol::Grpc => running.grpc(pod),
@@ -298,8 +308,10 @@ impl<'a> Bench<'a> {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => anyhow::bail!("the generator ended without a word"),
             }
-            look(running, &live, began.elapsed());
+            look(running, &live, began.elapsed(), false);
             while let Some(event) = events.next_if(|event| event.at <= began.elapsed().as_secs_f64()) {
+                // What a process has spent is gone with it.
+                look(running, &live, began.elapsed(), event.what == Deed::AgentKilled);
                 if let Err(error) = self.happen(event.what, running) {
                     live.stop.store(true, Ordering::Relaxed);
                     return Err(error);
@@ -377,94 +389,6 @@ impl Percentiles {
     fn of(latencies: &Latencies) -> Self {
         let at = |share| latencies.percentile(share).map(millis);
         Self { p50: at(0.5), p99: at(0.99), p999: at(0.999), max: latencies.max().map(millis) }
-    }
-}
-
-/// All counters at one time.
-struct Reading {
-    roles: BTreeMap<String, Duration>,
-    sink: Duration,
-    machine: Duration,
-    usage: Usage,
-}
-
-impl Reading {
-    fn take(running: &dyn Running) -> io::Result<Self> {
-        let mut roles = BTreeMap::<String, Duration>::new();
-        let mut usage = Usage::default();
-        for process in running.processes() {
-            for pid in measure::family(process.pid) {
-                // One that has ended meanwhile has nothing to tell.
-                *roles.entry(process.role.to_owned()).or_default() += measure::cpu_time(pid).unwrap_or_default();
-                let one = measure::usage(pid).unwrap_or_default();
-                usage.threads += one.threads;
-                usage.descriptors += one.descriptors;
-                usage.switches += one.switches;
-            }
-        }
-        Ok(Self { roles, sink: measure::cpu_time_of_threads("sink")?, machine: measure::machine_busy()?, usage })
-    }
-
-    fn since(&self, before: &Self, generator: Duration) -> Cpu {
-        let spent = |(role, now): (&String, &Duration)| {
-            let then = before.roles.get(role).copied().unwrap_or_default();
-            (role.clone(), now.saturating_sub(then).as_secs_f64())
-        };
-        let roles: BTreeMap<String, f64> = self.roles.iter().map(spent).collect();
-        Cpu {
-            // The sum of nothing is -0.0.
-            arm: roles.values().fold(0.0, |sum, seconds| sum + seconds),
-            roles,
-            generator: generator.as_secs_f64(),
-            sink: self.sink.saturating_sub(before.sink).as_secs_f64(),
-            machine: self.machine.saturating_sub(before.machine).as_secs_f64(),
-        }
-    }
-}
-
-fn memory(running: &dyn Running) -> Memory {
-    let pids = running.processes().into_iter().flat_map(|process| measure::family(process.pid));
-    pids.map(|pid| measure::memory(pid).unwrap_or_default()).fold(Memory::default(), |sum, one| Memory {
-        rss: sum.rss + one.rss,
-        pss: sum.pss + one.pss,
-        private: sum.private + one.private,
-    })
-}
-
-/// Which processors do what.
-struct Pinning {
-    all: CpuSet,
-    load: CpuSet,
-    rest: CpuSet,
-}
-
-impl Pinning {
-    /// This thread, and what it starts from now on, has the arm's processors.
-    fn new() -> Result<Self> {
-        let all = sched_getaffinity(None)?;
-        let mut pinning = Self { all, load: all, rest: all };
-        if let Some(first) = (0..CpuSet::MAX_CPU).find(|cpu| all.is_set(*cpu)).filter(|_| all.count() > 1) {
-            pinning.load = CpuSet::new();
-            pinning.load.set(first);
-            pinning.rest.unset(first);
-        }
-        sched_setaffinity(None, &pinning.rest)?;
-        Ok(pinning)
-    }
-
-    /// What is started by `starts` has the load's processor.
-    fn as_load<T>(&self, starts: impl FnOnce() -> T) -> Result<T> {
-        sched_setaffinity(None, &self.load)?;
-        let started = starts();
-        sched_setaffinity(None, &self.rest)?;
-        Ok(started)
-    }
-}
-
-impl Drop for Pinning {
-    fn drop(&mut self) {
-        // At worst this thread stays where it was.
-        let _stays = sched_setaffinity(None, &self.all);
     }
 }
 

@@ -57,7 +57,10 @@ impl Arm for Pillion {
             Ack::Memory => "memory",
             Ack::Durable => "durable (after fdatasync)",
         };
-        format!("{}, ack {ack}; one {shim} in each pod, sockets donated", version(&self.program))
+        // Cargo's directory of builds without optimisation.
+        let is_debug = self.program.parent().is_some_and(|dir| dir.ends_with("debug"));
+        let build = if is_debug { " (a debug build: its figures say nothing)" } else { "" };
+        format!("{}{build}, ack {ack}; one {shim} in each pod, sockets donated", version(&self.program))
     }
 
     fn attests(&self) -> Option<&'static str> {
