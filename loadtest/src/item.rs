@@ -134,7 +134,6 @@ impl Parts {
                 (Signal::Traces, 9) | (Signal::Metrics, 7) | (Signal::Logs, 6) => {
                     parts.digest = parts.digest.wrapping_add(key_value(field.bytes()?)?);
                 }
-                (Signal::Logs, 5) => parts.digest = parts.digest.wrapping_add(mix(any_value(field.bytes()?)?)),
                 _ if field.is_default() => {}
                 _ => parts.digest = parts.digest.wrapping_add(term(&field)),
             }
@@ -169,23 +168,10 @@ fn digest(message: &[u8], counts: impl Fn(&Field<'_>) -> bool) -> Result<u64, Ma
     Ok(sum)
 }
 
-/// Digest of an attribute.
+/// Digest of an attribute: its value holds one field, so only the order of key and value is open.
 fn key_value(message: &[u8]) -> Result<u64, Malformed> {
-    let mut sum = 0u64;
-    for field in Fields::of(message) {
-        let field = field?;
-        sum = sum.wrapping_add(match field.number {
-            2 => any_value(field.bytes()?)?,
-            _ => term(&field),
-        });
-    }
     // Mixed, so that a value that changes places with another one is seen.
-    Ok(mix(sum))
-}
-
-/// Digest of a value; one that is 0 or empty is not the same as none.
-fn any_value(message: &[u8]) -> Result<u64, Malformed> {
-    Fields::of(message).try_fold(1u64, |sum, field| Ok(sum.wrapping_add(term(&field?))))
+    Fields::of(message).try_fold(0u64, |sum, field| Ok(sum.wrapping_add(term(&field?)))).map(mix)
 }
 
 /// One field's share of a digest: a sum, so that the order of fields does not matter.
