@@ -8,6 +8,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
 
 use pillion_proto::otlp::Message as _;
 use pillion_proto::otlp::collector_trace::ExportTraceServiceRequest;
@@ -74,6 +76,8 @@ fn a_data_directory_is_checked() {
 struct Backend {
     address: SocketAddr,
     strict: Arc<AtomicBool>,
+    /// One for each request that was accepted.
+    accepted: Receiver<()>,
 }
 
 impl Backend {
@@ -82,13 +86,15 @@ impl Backend {
         let address = listener.local_addr().expect("bound");
         let strict = Arc::new(AtomicBool::new(true));
         let shared = strict.clone();
+        // Larger than anything a test sends.
+        let (sender, accepted) = sync_channel(1_000);
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let strict = shared.clone();
-                std::thread::spawn(move || answer(stream, &strict));
+                let (strict, sender) = (shared.clone(), sender.clone());
+                std::thread::spawn(move || answer(stream, &strict, &sender));
             }
         });
-        Self { address, strict }
+        Self { address, strict, accepted }
     }
 
     fn destination(&self) -> String {
@@ -97,7 +103,7 @@ impl Backend {
 }
 
 /// Requests of one connection, until its end.
-fn answer(stream: TcpStream, strict: &AtomicBool) -> Option<()> {
+fn answer(stream: TcpStream, strict: &AtomicBool, accepted: &SyncSender<()>) -> Option<()> {
     let mut writer = stream.try_clone().ok()?;
     let mut reader = BufReader::new(stream);
     loop {
@@ -124,6 +130,9 @@ fn answer(stream: TcpStream, strict: &AtomicBool) -> Option<()> {
         let head =
             format!("HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n\r\n{words}", words.len());
         writer.write_all(head.as_bytes()).ok()?;
+        if words.is_empty() {
+            accepted.send(()).ok()?;
+        }
     }
 }
 
@@ -170,8 +179,12 @@ fn dead_letters_are_shown_replayed_and_purged() {
     let dir = dir.path();
     let backend = Backend::start();
     let mut gateway = start(dir, &backend.destination());
-    for name in ["poison-1", "poison-2", "good-1", "good-2", "good-3"] {
+    // Each in a request of its own: a destination that refuses most of what it gets would be at fault itself.
+    for name in ["good-1", "good-2", "good-3", "poison-1", "poison-2", "good-4", "good-5", "good-6"] {
         send(dir, name);
+        if name.starts_with("good") {
+            backend.accepted.recv_timeout(Duration::from_secs(60)).expect("it arrives");
+        }
     }
     gateway.wait_for("kept as a dead letter");
     gateway.wait_for("kept as a dead letter");
