@@ -10,6 +10,7 @@
 //! - `budget`: what a tenant's undelivered records take, and may take.
 //! - `index`, `reader`, `scan`: finding records again, by the index or in spite of damage.
 //! - `letters`: which dead letters of a tenant are kept.
+//! - `relocate`: emptying segments of which little is live, beside the writer.
 //! - `recovery`: from files to a log.
 //! - `tools`: what people ask, of a queue that runs and of one at rest.
 //! - `verify`: all of it, looked at and not touched.
@@ -33,6 +34,7 @@ mod meta;
 mod reader;
 mod record;
 mod recovery;
+mod relocate;
 mod scan;
 mod space;
 mod stats;
@@ -385,6 +387,10 @@ pub struct Snapshot {
     pub damaged_records: u64,
     /// Dead letters that were dropped: over their tenant's budget, or because the log was full.
     pub dead_letters_dropped: u64,
+    /// Records that were copied out of segments of which little was live, and their bytes.
+    pub relocated_records: u64,
+    /// See there.
+    pub relocated_bytes: u64,
     /// Whether the log is poisoned.
     pub poisoned: bool,
     /// Bytes of records that are not done: what is lost if this node's disk is.
@@ -453,7 +459,8 @@ impl Queue {
         let clock = Arc::new(Clock::after(recovery.newest_unix_ms));
         // Told before the first request meets it.
         log.look_at_space(clock.now_unix_ms());
-        let writer = spawn(directory, (inbox.clone(), stats.clone(), clock.clone()), log, meta)
+        let shared = (inbox.clone(), stats.clone(), clock.clone(), disk.clone(), index.clone());
+        let writer = spawn(directory, shared, log, meta)
             .map_err(|source| directory::failure("starting the writer of", &config.data_dir, source))?;
         let queue = Self(Arc::new(Shared {
             inbox,
@@ -576,10 +583,12 @@ impl Queue {
     }
 }
 
-/// Starts the writer, and beside it the thread that saves metadata and ends with it.
+type SharedParts = (Arc<Inbox>, Arc<Stats>, Arc<Clock>, Arc<RealDisk>, Arc<Index<RealDisk>>);
+
+/// Starts the writer, and beside it the threads that save metadata and relocate, which end with it.
 fn spawn(
     directory: Directory,
-    (inbox, stats, clock): (Arc<Inbox>, Arc<Stats>, Arc<Clock>),
+    (inbox, stats, clock, disk, index): SharedParts,
     mut log: Log<RealDisk>,
     mut meta: SledMeta,
 ) -> std::io::Result<JoinHandle<std::io::Result<()>>> {
@@ -587,10 +596,19 @@ fn spawn(
     let saver_inbox = meta_inbox.clone();
     let saver =
         std::thread::Builder::new().name("queue-meta".to_owned()).spawn(move || meta::run(&saver_inbox, &mut meta))?;
+    let desk = log.relocation.desk.clone();
+    let (relocators_desk, relocators_inbox, relocators_stats) = (desk.clone(), inbox.clone(), stats.clone());
+    let relocator = std::thread::Builder::new().name("queue-relocate".to_owned()).spawn(move || {
+        relocate::run(&relocators_desk, (&*disk, &*index, &*relocators_stats), || relocators_inbox.nudge());
+    })?;
     std::thread::Builder::new().name("queue-writer".to_owned()).spawn(move || {
         let _guard = PoisonOnPanic(&stats);
         let result = writer::run(&inbox, &mut log, &meta_inbox, &clock);
         meta_inbox.close();
+        desk.close();
+        if relocator.join().is_err() {
+            tracing::warn!("the thread that empties the queue's segments panicked: they kept their space since");
+        }
         if saver.join().is_err() {
             tracing::warn!(
                 "the thread that saves the queue's metadata panicked: the log alone is used at the next start"

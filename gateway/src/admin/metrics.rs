@@ -214,6 +214,16 @@ impl Scrape {
         out.counter("pillion_queue_payload_bytes", "Payload bytes written.", alone(queue.payload_bytes))?;
         out.counter("pillion_queue_damaged_records", "Damaged records found.", alone(queue.damaged_records))?;
         out.counter(
+            "pillion_queue_relocated_records",
+            "Records copied out of segments of which little was live.",
+            alone(queue.relocated_records),
+        )?;
+        out.counter(
+            "pillion_queue_relocated_bytes",
+            "Bytes of the log that these copies took.",
+            alone(queue.relocated_bytes),
+        )?;
+        out.counter(
             "pillion_queue_dead_letters_dropped",
             "Dead letters dropped for lack of space.",
             alone(queue.dead_letters_dropped),

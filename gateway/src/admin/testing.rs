@@ -189,6 +189,8 @@ fn queue() -> queue::Snapshot {
         syncs: 12,
         payload_bytes: 14_000,
         damaged_records: 1,
+        relocated_records: 4,
+        relocated_bytes: 4_096,
         dead_letters_dropped: 0,
         poisoned: false,
         undelivered_bytes: 9_000,

@@ -20,7 +20,7 @@ use crc32c::crc32c_append;
 
 use super::MinFree;
 use super::disk::Disk;
-use super::footer::{self, ENTRY_BYTES, Entry, RANGE_BYTES};
+use super::footer::{self, Entry, RANGE_BYTES};
 use super::format::{SEGMENT_HEADER_BYTES, Seed, SegmentHeader, SegmentKey};
 use super::group::Request;
 use super::index::{Index, Segment, entry_of};
@@ -148,6 +148,18 @@ impl<D: Disk> Appender<D> {
         self.disk.free().ok().map(|free| free.available)
     }
 
+    /// Which log, and which boot.
+    pub(crate) fn identity(&self) -> SegmentHeader {
+        self.identity
+    }
+
+    /// Gives so many positions away, of which this is the first.
+    pub(crate) fn reserve(&mut self, count: u64) -> Sequence {
+        let first = self.next;
+        self.next = Sequence(first.0 + count);
+        first
+    }
+
     /// The boot epoch.
     pub(crate) fn epoch(&self) -> u32 {
         self.identity.epoch
@@ -177,7 +189,7 @@ impl<D: Disk> Appender<D> {
 
     /// What a record takes of a segment's room, its share of the index included.
     pub(crate) fn cost(length: usize) -> u64 {
-        record::stride(length) + ENTRY_BYTES as u64 + 1
+        footer::cost(length)
     }
 
     /// Bytes that the copy of tenants and cursors takes in a new segment.

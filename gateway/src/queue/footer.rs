@@ -6,9 +6,10 @@
 //! entry    = sequence u64 | offset u32 | length u32 | what u32                        20 bytes
 //! what     = items << 2 | signal for data and dead letters (items above 2^30 - 1 are cut); kind << 2 for the rest
 //! block    = entry * (1..=128) | crc u32, in order of sequence; a range's blocks are full but for its last
-//! range    = tenant u32 | count u32 | first u64 | last u64 | 3 * items u64 | payload bytes u64 | index offset u32 | 0 u32
-//!            64 bytes; the table is sorted by tenant. A tenant's dead letters have a range of their own, with the highest bit
-//!            of its number set; tenant u32::MAX has all records that are neither
+//! range    = tenant u32 | count u32 | first u64 | last u64 | 3 * (items u64) | 3 * (bytes u64) | index offset u32 | 0 u32
+//!            80 bytes; bytes by signal are what the records take of the disk, see `Entry::cost`; the table is sorted by
+//!            tenant. A tenant's dead letters have a range of their own, with the highest bit of its number set; tenant
+//!            u32::MAX has all records that are neither
 //! trailer  = magic 8 | version u32 | ranges u32 | table offset u64 | data end u64 | 0 u32 * 6
 //!            | table crc u32 | trailer crc u32                                         64 bytes
 //! ```
@@ -18,7 +19,7 @@ use bytes::{Buf, BufMut};
 use crc32c::crc32c_append;
 
 use super::format::{Seed, VERSION, aligned};
-use super::record::Kind;
+use super::record::{self, Kind};
 use crate::base::{Sequence, Signal, TenantId};
 
 /// The range of all that is neither data nor a dead letter.
@@ -28,7 +29,7 @@ pub(crate) const BLOCK_ENTRIES: usize = 128;
 /// Length of an entry.
 pub(crate) const ENTRY_BYTES: usize = 20;
 /// Length of a range.
-pub(crate) const RANGE_BYTES: usize = 64;
+pub(crate) const RANGE_BYTES: usize = 80;
 /// Length of a trailer.
 pub(crate) const TRAILER_BYTES: usize = 64;
 
@@ -63,6 +64,11 @@ impl Entry {
         let signal = Signal::ALL.into_iter().find(|signal| *signal as u32 == self.what & 3)?;
         Some((signal, self.what >> 2))
     }
+
+    /// What its record takes of a segment, its share of the index included.
+    pub(crate) fn cost(&self) -> u64 {
+        cost(self.length as usize)
+    }
 }
 
 /// What a segment holds of one tenant.
@@ -78,8 +84,8 @@ pub(crate) struct Range {
     pub(crate) last: Sequence,
     /// Items by signal.
     pub(crate) items: [u64; 3],
-    /// Payload bytes.
-    pub(crate) bytes: u64,
+    /// What its records take of the disk, by signal.
+    pub(crate) bytes: [u64; 3],
     /// Where its blocks begin.
     pub(crate) index_offset: u32,
 }
@@ -94,13 +100,13 @@ impl Range {
             first: first.sequence,
             last: last.sequence,
             items: [0; 3],
-            bytes: 0,
+            bytes: [0; 3],
             index_offset: 0,
         };
         for entry in entries {
-            range.bytes += u64::from(entry.length);
             if let Some((signal, items)) = entry.items() {
                 range.items[signal.index()] += u64::from(items);
+                range.bytes[signal.index()] += entry.cost();
             }
         }
         Some(range)
@@ -116,6 +122,11 @@ impl Range {
         let offset = u64::from(self.index_offset) + (number * (BLOCK_ENTRIES * ENTRY_BYTES + 4)) as u64;
         (offset, (self.count as usize - number * BLOCK_ENTRIES).min(BLOCK_ENTRIES))
     }
+}
+
+/// What a record with a payload of so many bytes takes of a segment, its share of the index included.
+pub(crate) fn cost(length: usize) -> u64 {
+    record::stride(length) + ENTRY_BYTES as u64 + 1
 }
 
 /// An upper bound of the bytes that index, table and trailer take. A tenant's dead letters count as one more.
@@ -242,7 +253,9 @@ fn put_range(out: &mut Vec<u8>, range: &Range) {
     for items in range.items {
         out.put_u64_le(items);
     }
-    out.put_u64_le(range.bytes);
+    for bytes in range.bytes {
+        out.put_u64_le(bytes);
+    }
     out.put_u32_le(range.index_offset);
     out.put_u32_le(0);
 }
@@ -254,7 +267,7 @@ fn take_range(mut input: &[u8]) -> Range {
         first: Sequence(input.get_u64_le()),
         last: Sequence(input.get_u64_le()),
         items: [input.get_u64_le(), input.get_u64_le(), input.get_u64_le()],
-        bytes: input.get_u64_le(),
+        bytes: [input.get_u64_le(), input.get_u64_le(), input.get_u64_le()],
         index_offset: input.get_u32_le(),
     }
 }

@@ -24,9 +24,12 @@
 //! - Every checksum is a CRC-32C that starts from a seed made of id, generation, salt and the offset in the file. So a
 //!   record of an earlier life never passes, even where sizes align; nor does one that a tenant hid in its own payload,
 //!   since it cannot know the salt.
-//! - `class` is 0: appended in order. Relocation will number its own; `epoch` and `next tenant` are the marks below which
-//!   nothing may be given out again, should everything else be gone.
-//! - Every segment starts with a copy of all tenants and cursors, so that no older segment is needed for them. Tenants are
+//! - `class` is 0 where records were appended in order, and 1 where they were relocated: what was live in other segments, tenant by
+//!   tenant, with their sequences and times. Such a file has its name `.free` until it is sealed and durable, so it is either
+//!   complete or a spare; then come the tenants that it has records of, and, twice, which segments it replaces. A start drops
+//!   those if the crash came before they were freed. Its sequences may lie between those of other segments.
+//! - `epoch` and `next tenant` are the marks below which nothing may be given out again, should everything else be gone.
+//! - Every segment of class 0 starts with a copy of all tenants and cursors, so that no older segment is needed for them. Tenants are
 //!   written twice: without a tenant's record its data has no owner. The roster beside them says that there are no others:
 //!   older segments still name tenants that were forgotten since, whose last word may be in a segment that is recycled.
 //!   A release that knows no roster would only remember them again, so the version stays.
@@ -36,6 +39,10 @@ use crc32c::{crc32c, crc32c_append};
 
 /// The format of segments that this release writes, and the newest that it reads.
 pub(crate) const VERSION: u32 = 1;
+/// The class of segments to which records are appended.
+pub(crate) const APPENDED: u8 = 0;
+/// The class of segments of relocated records.
+pub(crate) const RELOCATED: u8 = 1;
 /// Length of a segment's header, in memory and as an offset: records begin after it.
 pub(crate) const SEGMENT_HEADER_LENGTH: usize = 64;
 /// See [`SEGMENT_HEADER_LENGTH`].
@@ -112,6 +119,8 @@ impl SegmentKey {
 /// What a segment's header says beside its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SegmentHeader {
+    /// 0: appended; 1: relocated.
+    pub(crate) class: u8,
     /// When this life began.
     pub(crate) created_unix_ms: u64,
     /// Which log it belongs to.
@@ -143,7 +152,7 @@ impl SegmentHeader {
         out.put_u32_le(key.generation);
         out.put_u64_le(key.id);
         out.put_u32_le(key.salt);
-        out.put_u32_le(0);
+        out.put_slice(&[self.class, 0, 0, 0]);
         out.put_u64_le(self.created_unix_ms);
         out.put_u64_le(self.log_id);
         out.put_u32_le(self.epoch);
@@ -166,6 +175,7 @@ impl SegmentHeader {
         }
         let mut rest = &bytes[32..];
         FoundHeader::Valid(Self {
+            class: bytes[28],
             created_unix_ms: rest.get_u64_le(),
             log_id: rest.get_u64_le(),
             epoch: rest.get_u32_le(),
@@ -179,7 +189,7 @@ mod tests {
     use super::*;
 
     const KEY: SegmentKey = SegmentKey { id: 7, generation: 2, salt: 0xdead_beef };
-    const HEADER: SegmentHeader = SegmentHeader { created_unix_ms: 5, log_id: 6, epoch: 7, tenants_next: 8 };
+    const HEADER: SegmentHeader = SegmentHeader { class: 1, created_unix_ms: 5, log_id: 6, epoch: 7, tenants_next: 8 };
 
     /// Scenario: names of segments, of spares, and of strangers' files.
     /// Guarantees: each of our names gives its key back; nothing else is taken for ours.

@@ -50,17 +50,24 @@ pub(crate) struct Segment<D: Disk> {
     pub(crate) repaired: Mutex<HashMap<TenantId, Arc<[Entry]>>>,
 }
 
-/// Some records of one tenant in one segment.
+/// Some records of one tenant, wherever they are.
 #[derive(Debug)]
 pub(crate) struct Place<D: Disk> {
+    /// In order; relocated records may lie between those of another segment.
+    pub(crate) runs: Vec<Run<D>>,
+    /// Everything of the tenant up to here is in `runs`, or was before.
+    pub(crate) through: Sequence,
+}
+
+/// Some records of one tenant in one segment.
+#[derive(Debug)]
+pub(crate) struct Run<D: Disk> {
     /// The segment.
     pub(crate) key: SegmentKey,
     /// Its file.
     pub(crate) file: Arc<D::File>,
     /// In order.
     pub(crate) entries: Vec<Entry>,
-    /// Everything of the tenant up to here is in `entries`, or was before.
-    pub(crate) through: Sequence,
 }
 
 /// How much of a place is wanted.
@@ -128,6 +135,16 @@ impl<D: Disk> Index<D> {
         self.0.write().unwrap_or_else(PoisonError::into_inner).sealed.remove(&id)
     }
 
+    /// Puts a copy of what was live in some segments in their place, so that no reader sees a record twice or not at all. Gives
+    /// back those that were still there.
+    pub(crate) fn replace(&self, sources: &[u64], copy: Option<Segment<D>>) -> Vec<Arc<Segment<D>>> {
+        let mut inner = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(copy) = copy {
+            inner.sealed.insert(copy.key.id, Arc::new(copy));
+        }
+        sources.iter().filter_map(|id| inner.sealed.remove(id)).collect()
+    }
+
     /// The sealed segments, oldest first.
     pub(crate) fn sealed(&self) -> Vec<Arc<Segment<D>>> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).sealed.values().cloned().collect()
@@ -138,30 +155,85 @@ impl<D: Disk> Index<D> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).sealed.len()
     }
 
-    /// The first place that has records of the tenant after `wanted.after`.
+    /// The first records of the tenant after `wanted.after`. Ranges of relocated records may overlap with others: they are merged by
+    /// sequence, each record once.
     pub(crate) fn find(&self, disk: &D, wanted: Wanted) -> io::Result<Option<Place<D>>> {
-        let (segment, range) = {
+        let mut first = Vec::new();
+        let mut limit = Sequence(u64::MAX);
+        {
             let inner = self.0.read().unwrap_or_else(PoisonError::into_inner);
-            let sealed = inner.sealed.values().find_map(|segment| {
-                let range = segment.range(wanted.tenant).filter(|range| range.last > wanted.after)?;
-                Some((segment.clone(), range))
-            });
-            match sealed {
-                Some(found) => found,
-                None => return Ok(inner.open.as_ref().and_then(|open| open.find(wanted))),
+            let mut next = limit;
+            for segment in inner.sealed.values() {
+                let Some(range) = segment.range(wanted.tenant).filter(|range| range.last > wanted.after) else {
+                    continue;
+                };
+                let start = range.first.max(wanted.after.next());
+                if start < next {
+                    // Whatever was found before begins later.
+                    limit = if first.is_empty() { limit } else { next };
+                    next = start;
+                    first.clear();
+                }
+                if start == next {
+                    first.push((segment.clone(), range));
+                } else {
+                    limit = limit.min(start);
+                }
             }
-        };
-        let entries = segment.entries_after(disk, &range, wanted)?;
-        let through = entries.last().map_or(range.last, |entry| entry.sequence);
-        Ok(Some(Place { key: segment.key, file: segment.file.clone(), entries, through }))
+            if first.is_empty() {
+                // What is in the open segment comes after all that was ever sealed.
+                return Ok(inner.open.as_ref().and_then(|open| open.find(wanted)));
+            }
+        }
+        merge(disk, &first, limit, wanted).map(Some)
     }
+}
+
+/// The records of the segments' ranges after `wanted.after` and before `limit`.
+fn merge<D: Disk>(
+    disk: &D,
+    segments: &[(Arc<Segment<D>>, Range)],
+    limit: Sequence,
+    wanted: Wanted,
+) -> io::Result<Place<D>> {
+    // What is looked up in each is bounded together.
+    let share = Wanted { bytes_max: wanted.bytes_max / segments.len(), ..wanted };
+    let mut through = segments.iter().map(|(_, range)| range.last).max().unwrap_or(limit);
+    through = through.min(Sequence(limit.0 - 1));
+    let mut found = Vec::new();
+    for (number, (segment, range)) in segments.iter().enumerate() {
+        let entries = segment.entries_after(disk, range, share)?;
+        if let Some(last) = entries.last().filter(|last| last.sequence < range.last) {
+            through = through.min(last.sequence);
+        }
+        found.extend(entries.into_iter().map(|entry| (number, entry)));
+    }
+    found.sort_by_key(|(_, entry)| entry.sequence);
+    found.dedup_by_key(|(_, entry)| entry.sequence);
+    found.truncate(found.partition_point(|(_, entry)| entry.sequence <= through));
+    let mut bytes = 0;
+    let too_many = found.iter().position(|(_, entry)| {
+        let is_first = bytes == 0;
+        bytes += entry.length as usize;
+        !is_first && bytes > wanted.bytes_max
+    });
+    if let Some(count) = too_many {
+        found.truncate(count);
+        through = found.last().map_or(through, |(_, entry)| entry.sequence);
+    }
+    let runs = found.chunk_by(|one, next| one.0 == next.0).map(|run| {
+        let (segment, _) = &segments[run[0].0];
+        let entries = run.iter().map(|(_, entry)| *entry).collect();
+        Run { key: segment.key, file: segment.file.clone(), entries }
+    });
+    Ok(Place { runs: runs.collect(), through })
 }
 
 impl<D: Disk> OpenSegment<D> {
     fn find(&self, wanted: Wanted) -> Option<Place<D>> {
         let entries = after(self.entries.get(&wanted.tenant)?, wanted);
         let through = entries.last()?.sequence;
-        Some(Place { key: self.key, file: self.file.clone(), entries, through })
+        Some(Place { runs: vec![Run { key: self.key, file: self.file.clone(), entries }], through })
     }
 }
 

@@ -13,11 +13,13 @@
 //! publish    readers see the records
 //! tell       everybody else: guards end, one post a mailbox, one push to the hand-over
 //! free       segments whose records the durable cursors have passed
+//! relocate   as far as it is the writer's turn
 //! ```
 //! A failed call poisons the log: whoever was not told yet is told so, as is everyone after.
 
 mod departed;
 mod letters;
+mod relocation;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -37,6 +39,8 @@ use super::tenants::{Registration, Tenants};
 use super::{Append, AppendError, CursorOf, CursorState, TenantRecord};
 use crate::base::handoff::{Arrival, Handoff};
 use crate::base::{Sequence, TenantId};
+
+use relocation::Relocation;
 
 /// The log, open for appends.
 #[derive(Debug)]
@@ -63,6 +67,8 @@ pub(crate) struct Log<D: Disk> {
     refused_cursors: BTreeMap<(TenantId, CursorOf), CursorState>,
     /// Segments to free as soon as everything is durable.
     done: Vec<u64>,
+    /// What is emptied, and when.
+    pub(crate) relocation: Relocation<D>,
     update: Update,
     /// Of one tenant's dead letters.
     pub(crate) letter_bytes_max: u64,
@@ -91,6 +97,7 @@ impl<D: Disk> Log<D> {
             look_at_space_unix_ms: 0,
             refused_cursors: BTreeMap::new(),
             done: Vec::new(),
+            relocation: Relocation::default(),
             update: Update::default(),
             letter_bytes_max,
         };
@@ -116,7 +123,7 @@ impl<D: Disk> Log<D> {
             self.stats.commits.fetch_add(u64::from(!requests.is_empty()), Ordering::Relaxed);
             self.tell_unsynced(requests);
             self.look_for_done();
-            if wants_sync || !self.done.is_empty() {
+            if wants_sync || !self.done.is_empty() || self.relocation.desk.is_copied() {
                 let synced = self.appender.sync();
                 self.survives(synced);
             }
@@ -126,6 +133,7 @@ impl<D: Disk> Log<D> {
         }
         self.tell(requests, now_unix_ms);
         self.free();
+        self.relocate(now_unix_ms);
         self.note_figures();
     }
 
@@ -268,6 +276,7 @@ impl<D: Disk> Log<D> {
                     if self.tenants.move_cursor(cursor.clone()) {
                         self.update.cursors.push(cursor.clone());
                         self.look_for_done = true;
+                        self.relocation.moved = true;
                         self.look_for_departed |= self.tenants.has_leaving();
                     }
                 }

@@ -11,7 +11,7 @@ use crc32c::crc32c_append;
 
 use super::disk::Disk;
 use super::footer::Entry;
-use super::index::{Index, Place, Wanted};
+use super::index::{Index, Run, Wanted};
 use super::letters::owner_of_letters;
 use super::record::{HEADER_BYTES, Header, Kind, stride, take_letter};
 use super::{DeadLetter, Overdue, Read, Stored};
@@ -26,24 +26,27 @@ pub(crate) fn read<D: Disk>(disk: &D, index: &Index<D>, damaged: &AtomicU64, mut
     let mut left = wanted.bytes_max;
     while out.records.is_empty() || left > 0 {
         let Some(place) = index.find(disk, Wanted { bytes_max: left, ..wanted })? else { break };
-        let size: usize = place.entries.iter().map(|entry| entry.length as usize).sum();
+        let entries = place.runs.iter().flat_map(|run| &run.entries);
+        let size: usize = entries.map(|entry| entry.length as usize).sum();
         if !out.records.is_empty() && size > left {
             break;
         }
-        fetch(disk, &place, damaged, |header, payload| {
-            let signal = Signal::from_number(header.signal);
-            // The index is checked, so a record of somebody else is a fault of ours: it is not handed out.
-            let is_wanted = header.kind == Kind::Data as u8 && header.tenant == wanted.tenant.0;
-            if let Some(signal) = signal.filter(|_| is_wanted) {
-                out.records.push(Stored {
-                    sequence: header.sequence,
-                    signal,
-                    items: header.items,
-                    received_unix_ms: header.received_unix_ms,
-                    payload,
-                });
-            }
-        })?;
+        for run in &place.runs {
+            fetch(disk, run, damaged, |header, payload| {
+                let signal = Signal::from_number(header.signal);
+                // The index is checked, so a record of somebody else is a fault of ours: it is not handed out.
+                let is_wanted = header.kind == Kind::Data as u8 && header.tenant == wanted.tenant.0;
+                if let Some(signal) = signal.filter(|_| is_wanted) {
+                    out.records.push(Stored {
+                        sequence: header.sequence,
+                        signal,
+                        items: header.items,
+                        received_unix_ms: header.received_unix_ms,
+                        payload,
+                    });
+                }
+            })?;
+        }
         left = left.saturating_sub(size.max(1));
         out.through = place.through;
         wanted.after = place.through;
@@ -60,12 +63,12 @@ pub(crate) fn overdue<D: Disk>(
 ) -> io::Result<Overdue> {
     let mut out = Overdue { records: Vec::new(), through: wanted.after, next_unix_ms: None };
     while let Some(place) = index.find(disk, wanted)? {
-        for entry in &place.entries {
+        for (run, entry) in place.runs.iter().flat_map(|run| run.entries.iter().map(move |entry| (run, entry))) {
             if out.records.len() >= records_max {
                 return Ok(out);
             }
-            let header = match read_exact(disk, &place, entry.offset.into(), HEADER_BYTES as u64) {
-                Ok(bytes) => Header::decode(&bytes, place.key.seed().at(entry.offset.into())),
+            let header = match read_exact(disk, run, entry.offset.into(), HEADER_BYTES as u64) {
+                Ok(bytes) => Header::decode(&bytes, run.key.seed().at(entry.offset.into())),
                 Err(error) if is_damage(&error) => None,
                 Err(error) => return Err(error),
             };
@@ -92,9 +95,9 @@ pub(crate) fn overdue<D: Disk>(
 }
 
 /// When a record was appended, by its header alone.
-pub(crate) fn appended_at<D: Disk>(disk: &D, place: &Place<D>, entry: &Entry) -> Option<u64> {
-    let bytes = read_exact(disk, place, entry.offset.into(), HEADER_BYTES as u64).ok()?;
-    let header = Header::decode(&bytes, place.key.seed().at(entry.offset.into()))?;
+pub(crate) fn appended_at<D: Disk>(disk: &D, run: &Run<D>, entry: &Entry) -> Option<u64> {
+    let bytes = read_exact(disk, run, entry.offset.into(), HEADER_BYTES as u64).ok()?;
+    let header = Header::decode(&bytes, run.key.seed().at(entry.offset.into()))?;
     Some(header.received_unix_ms)
 }
 
@@ -105,10 +108,12 @@ pub(crate) fn letter<D: Disk>(
     damaged: &AtomicU64,
     (wanted, sequence): (Wanted, Sequence),
 ) -> io::Result<Option<DeadLetter>> {
-    let Some(mut place) = index.find(disk, wanted)? else { return Ok(None) };
-    place.entries.retain(|entry| entry.sequence == sequence);
+    let Some(place) = index.find(disk, wanted)? else { return Ok(None) };
+    let is_in = |run: &Run<D>| run.entries.iter().any(|entry| entry.sequence == sequence);
+    let Some(mut run) = place.runs.into_iter().find(is_in) else { return Ok(None) };
+    run.entries.retain(|entry| entry.sequence == sequence);
     let mut letter = None;
-    fetch(disk, &place, damaged, |header, payload| {
+    fetch(disk, &run, damaged, |header, payload| {
         let is_wanted =
             header.kind == Kind::DeadLetter as u8 && owner_of_letters(TenantId(header.tenant)) == wanted.tenant;
         letter = is_wanted.then(|| take_letter(header, &payload)).flatten();
@@ -116,32 +121,32 @@ pub(crate) fn letter<D: Disk>(
     Ok(letter)
 }
 
-/// Calls `found` with each of the place's records that is intact; counts the others.
+/// Calls `found` with each of the run's records that is intact; counts the others.
 pub(crate) fn fetch<D: Disk>(
     disk: &D,
-    place: &Place<D>,
+    run: &Run<D>,
     damaged: &AtomicU64,
     mut found: impl FnMut(&Header, Bytes),
 ) -> io::Result<()> {
     let mut take = |entry: &Entry, start: u64, bytes: &Bytes| {
         let from = usize::try_from(u64::from(entry.offset) - start).unwrap_or(usize::MAX).min(bytes.len());
-        match check(place, entry, &bytes.slice(from..)) {
+        match check(run, entry, &bytes.slice(from..)) {
             Some((header, payload)) => found(&header, payload),
             None => drop(damaged.fetch_add(1, Ordering::Relaxed)),
         }
     };
-    let mut rest = place.entries.as_slice();
+    let mut rest = run.entries.as_slice();
     while let Some(first) = rest.first() {
-        let (run, after) = rest.split_at(run_length(rest));
+        let (near, after) = rest.split_at(run_length(rest));
         rest = after;
         let start = u64::from(first.offset);
-        match read_exact(disk, place, start, end_of(run.last().unwrap_or(first)) - start) {
-            Ok(bytes) => run.iter().for_each(|entry| take(entry, start, &bytes)),
-            // One bad sector costs its record, not the run.
+        match read_exact(disk, run, start, end_of(near.last().unwrap_or(first)) - start) {
+            Ok(bytes) => near.iter().for_each(|entry| take(entry, start, &bytes)),
+            // One bad sector costs its record, not its neighbours.
             Err(error) if is_damage(&error) => {
-                for entry in run {
+                for entry in near {
                     let start = u64::from(entry.offset);
-                    match read_exact(disk, place, start, end_of(entry) - start) {
+                    match read_exact(disk, run, start, end_of(entry) - start) {
                         Ok(bytes) => take(entry, start, &bytes),
                         Err(error) if is_damage(&error) => drop(damaged.fetch_add(1, Ordering::Relaxed)),
                         Err(error) => return Err(error),
@@ -171,9 +176,9 @@ fn end_of(entry: &Entry) -> u64 {
     u64::from(entry.offset) + (HEADER_BYTES + entry.length as usize) as u64
 }
 
-fn read_exact<D: Disk>(disk: &D, place: &Place<D>, offset: u64, length: u64) -> io::Result<Bytes> {
+fn read_exact<D: Disk>(disk: &D, run: &Run<D>, offset: u64, length: u64) -> io::Result<Bytes> {
     let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
-    let read = disk.read_at(&place.file, offset, &mut bytes)?;
+    let read = disk.read_at(&run.file, offset, &mut bytes)?;
     bytes.truncate(read);
     Ok(bytes.into())
 }
@@ -182,8 +187,8 @@ fn is_damage(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EIO)
 }
 
-fn check<D: Disk>(place: &Place<D>, entry: &Entry, bytes: &Bytes) -> Option<(Header, Bytes)> {
-    let seed = place.key.seed().at(entry.offset.into());
+fn check<D: Disk>(run: &Run<D>, entry: &Entry, bytes: &Bytes) -> Option<(Header, Bytes)> {
+    let seed = run.key.seed().at(entry.offset.into());
     let header = Header::decode(bytes, seed)?;
     let payload = bytes.get(HEADER_BYTES..HEADER_BYTES + header.length as usize)?;
     let is_it = header.sequence == entry.sequence && crc32c_append(seed, payload) == header.payload_crc;

@@ -6,7 +6,7 @@
 //! ```text
 //! header      = magic u32 | version u8 | kind u8 | signal u8 | flags u8 | tenant u32 | items u32 | sequence u64
 //!               | received unix ms u64 | length u32 | payload crc u32 | 0 u32 | header crc u32        48 bytes, then length
-//! kind        = 1 data | 2 tenant | 3 cursors | 4 dead letter | 5 forgotten | 6 roster | 7 letters
+//! kind        = 1 data | 2 tenant | 3 cursors | 4 dead letter | 5 forgotten | 6 roster | 7 letters | 8 sources
 //! text        = length u16 | UTF-8
 //! tenant      = name text | pod uid text ("" for none) | max age ms u64 | 3 * (count u16 | text * count)
 //!               | disk guarantee u64 | disk ceiling u64
@@ -18,6 +18,7 @@
 //! forgotten   = nothing: the tenant in the header is gone for ever, and all that it had was done
 //! letters     = which dead letters are kept: see `letters`
 //! roster      = next tenant u32 | u32 * count, ascending: of the tenants below the next one, only these are still known
+//! sources     = segment id u64 * count: everything live of these segments is in this one too, and was durable before it had its name
 //! ```
 //! The payload's crc is covered by the header's: damage in a payload leaves its length, and so the next record, known.
 
@@ -61,13 +62,23 @@ pub(crate) enum Kind {
     Roster = 6,
     /// Which dead letters are kept.
     Letters = 7,
+    /// Segments that this one replaces.
+    Sources = 8,
 }
 
 impl Kind {
     /// `None` for kinds of later releases: skipped.
     pub(crate) fn from_number(number: u8) -> Option<Self> {
-        let kinds =
-            [Self::Data, Self::Tenant, Self::Cursors, Self::DeadLetter, Self::Forgotten, Self::Roster, Self::Letters];
+        let kinds = [
+            Self::Data,
+            Self::Tenant,
+            Self::Cursors,
+            Self::DeadLetter,
+            Self::Forgotten,
+            Self::Roster,
+            Self::Letters,
+            Self::Sources,
+        ];
         kinds.into_iter().find(|kind| *kind as u8 == number)
     }
 }
@@ -235,6 +246,16 @@ pub(crate) fn take_roster(mut input: &[u8]) -> Option<(u32, Vec<TenantId>)> {
     let next = input.try_get_u32_le().ok()?;
     let tenants = input.chunks_exact(4).map(|mut number| TenantId(number.get_u32_le())).collect();
     Some((next, tenants))
+}
+
+/// Appends the ids of replaced segments.
+pub(crate) fn put_sources(out: &mut Vec<u8>, ids: &[u64]) {
+    ids.iter().for_each(|id| out.put_u64_le(*id));
+}
+
+/// Reads the ids of replaced segments back.
+pub(crate) fn take_sources(input: &[u8]) -> impl Iterator<Item = u64> {
+    input.chunks_exact(8).map(|mut id| id.get_u64_le())
 }
 
 /// Appends what stands before the data in a dead letter's payload.

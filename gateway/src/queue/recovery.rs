@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 use super::appender::{Appender, seal};
 use super::disk::Disk;
-use super::footer::{ENTRY_BYTES, Entry, METADATA, RANGE_BYTES, Range, TRAILER_BYTES, Trailer};
-use super::format::{FoundHeader, SEGMENT_HEADER_BYTES, SEGMENT_HEADER_LENGTH, SegmentHeader, SegmentKey};
-use super::index::{Index, Place, Segment, Wanted, entry_of};
+use super::footer::{Entry, METADATA, RANGE_BYTES, Range, TRAILER_BYTES, Trailer};
+use super::format::{APPENDED, FoundHeader, SEGMENT_HEADER_BYTES, SEGMENT_HEADER_LENGTH, SegmentHeader, SegmentKey};
+use super::index::{Index, Run, Segment, Wanted, entry_of};
 use super::letters::{self, Letters, tenant_of_letters};
 use super::log::Log;
 use super::meta::Saved;
@@ -124,6 +124,8 @@ struct Facts {
     letters: HashMap<TenantId, (Sequence, letters::State)>,
     /// The latest one, with its position and the number that was next.
     roster: Option<(Sequence, u32, HashSet<TenantId>)>,
+    /// Segments whose live records are all in another one.
+    replaced: Vec<u64>,
     highest: Sequence,
     newest_unix_ms: u64,
     epoch: u32,
@@ -158,6 +160,7 @@ pub(crate) fn recover<D: Disk>(
         space.used_bytes += segment.length;
         index.add_sealed(segment);
     }
+    drop_replaced(&*disk, (&index, &mut space), &facts.replaced)?;
     survey.spares.into_iter().for_each(|key| space.adopt(key));
     facts.note_saved(params.saved);
 
@@ -166,7 +169,13 @@ pub(crate) fn recover<D: Disk>(
     let strays = facts.strays();
     let tenants = facts.into_tenants(&*disk, &index);
     let recovered = tenants.iter().map(|(id, tenant)| recovered(&*disk, &index, id, tenant)).collect();
-    let identity = SegmentHeader { created_unix_ms: 0, log_id: params.log_id, epoch, tenants_next: tenants.next() };
+    let identity = SegmentHeader {
+        class: APPENDED,
+        created_unix_ms: 0,
+        log_id: params.log_id,
+        epoch,
+        tenants_next: tenants.next(),
+    };
     let first = Sequence(u64::from(epoch) << COUNTER_BITS).next();
     let appender = Appender::new((disk, index.clone(), stats.clone()), space, (identity, params.min_free), first);
     let recovery = Recovery {
@@ -179,6 +188,25 @@ pub(crate) fn recover<D: Disk>(
     let mut log = Log::new(appender, (tenants, params.letter_bytes_max), (index, stats, handoff));
     log.drop_saved(strays);
     Ok((log, recovery))
+}
+
+/// Removes what a crash has left of segments whose live records were copied. The copy was durable before it had its name, and its
+/// name is before anything is removed.
+fn drop_replaced<D: Disk>(
+    disk: &D,
+    (index, space): (&Index<D>, &mut Space<D>),
+    replaced: &[u64],
+) -> Result<(), RecoverError> {
+    let sources = index.replace(replaced, None);
+    if sources.is_empty() {
+        return Ok(());
+    }
+    disk.sync_dir().map_err(|error| RecoverError::Io("syncing", "the directory".to_owned(), error))?;
+    for source in sources {
+        drop(disk.remove(&source.key.name()));
+        space.used_bytes -= source.length;
+    }
+    Ok(())
 }
 
 /// Says every second how far a long recovery is.
@@ -265,8 +293,8 @@ impl Facts {
         let Some(range) = segment.range(METADATA) else { return };
         let wanted = Wanted { tenant: METADATA, after: Sequence::ZERO, bytes_max: usize::MAX };
         let Ok(entries) = segment.entries_after(disk, &range, wanted) else { return };
-        let place = Place { key: segment.key, file: segment.file.clone(), entries, through: range.last };
-        let read = fetch(disk, &place, damaged, |header, payload| self.note_record(header, &payload));
+        let run = Run { key: segment.key, file: segment.file.clone(), entries };
+        let read = fetch(disk, &run, damaged, |header, payload| self.note_record(header, &payload));
         if let Err(error) = read {
             tracing::warn!(segment = segment.key.name(), %error, "tenants and cursors of a segment cannot be read");
         }
@@ -294,6 +322,7 @@ impl Facts {
                     self.roster = Some((header.sequence, next, ids.into_iter().collect()));
                 }
             }
+            Some(Kind::Sources) => self.replaced.extend(record::take_sources(payload)),
             Some(Kind::Cursors) => {
                 let cursors = record::take_cursors(payload).unwrap_or_default();
                 cursors.into_iter().for_each(|cursor| self.note_cursor(header.sequence, cursor));
@@ -356,26 +385,33 @@ impl Facts {
             tenants.move_cursor(cursor.clone());
         }
         let states = std::mem::take(&mut self.letters);
-        for segment in index.sealed() {
+        let sealed = index.sealed();
+        let mut ranges = Vec::new();
+        for segment in &sealed {
             for range in segment.ranges.iter().filter(|range| range.tenant != METADATA) {
-                if let Some(id) = tenant_of_letters(range.tenant) {
-                    let state = states.get(&id).map(|(_, state)| state.clone()).unwrap_or_default();
-                    find_letters((disk, &segment), range, (&mut tenants, id, &state));
+                let Some(id) = tenant_of_letters(range.tenant) else {
+                    ranges.push(range);
                     continue;
-                }
-                if tenants.find(range.tenant).is_none() && !self.is_gone(range.tenant) {
-                    tracing::error!(
-                        tenant = range.tenant.0,
-                        records = range.count,
-                        "records of a tenant whose name is lost cannot be delivered"
-                    );
-                }
-                tenants.advance(range.tenant, range.last);
-                // A whole range is charged until it is passed wholly: what a start knows without looking at its index.
-                let heads = u64::from(range.count) * (record::HEADER_BYTES as u64 + ENTRY_BYTES as u64 + 1);
-                tenants.charge(range.tenant, range.last, range.bytes + heads);
-                tenants.give_back(range.tenant);
+                };
+                let state = states.get(&id).map(|(_, state)| state.clone()).unwrap_or_default();
+                find_letters((disk, segment), range, (&mut tenants, id, &state));
             }
+        }
+        // Relocated ranges come in any order.
+        ranges.sort_unstable_by_key(|range| (range.tenant, range.last));
+        for range in ranges {
+            if tenants.find(range.tenant).is_none() && !self.is_gone(range.tenant) {
+                tracing::error!(
+                    tenant = range.tenant.0,
+                    records = range.count,
+                    "records of a tenant whose name is lost cannot be delivered"
+                );
+            }
+            tenants.advance(range.tenant, range.last);
+            // A range is charged until it is passed wholly: what a start knows without looking at all of its index.
+            let known = tenants.find(range.tenant).and_then(|tenant| tenant.live_bytes(range));
+            tenants.charge(range.tenant, range.last, known.unwrap_or_else(|| range.bytes.iter().sum()));
+            tenants.give_back(range.tenant);
         }
         tenants
     }
@@ -421,7 +457,7 @@ fn pending_in<D: Disk>(disk: &D, segment: &Segment<D>, range: &Range, (tenant, s
     if all == 0 || range.last <= tenant.floor(signal) {
         return 0;
     }
-    if range.first > tenant.ceiling(signal) && !tenant.record.destinations[signal.index()].is_empty() {
+    if range.first > tenant.ceiling(signal) {
         return all;
     }
     let wanted = Wanted { tenant: range.tenant, after: Sequence::ZERO, bytes_max: usize::MAX };

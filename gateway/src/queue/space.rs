@@ -8,6 +8,9 @@
 //! directory synced; header written and synced;
 //!   .free renamed to .seg, directory synced      `take`: now it may hold records
 //! .seg renamed to .free                          `retire`: after the cursors that freed it are durable
+//!
+//! room counted, a key given                      `lend`: whoever relocates makes, fills and syncs .free with it
+//! .free renamed to .seg, directory synced        `settle`: then what it replaces may be retired
 //! ```
 //! A crash between any two of these leaves a spare, or a segment whose records are all done.
 
@@ -40,6 +43,8 @@ pub(crate) struct Space<D: Disk> {
     pub(crate) disk_bytes_max: u64,
     /// Bytes of files with records.
     pub(crate) used_bytes: u64,
+    /// Bytes that a relocation may take for its target.
+    lent_bytes: u64,
     spares: Vec<Spare<D>>,
     next_id: u64,
     directory_changed: bool,
@@ -66,6 +71,7 @@ impl<D: Disk> Space<D> {
             segment_bytes,
             disk_bytes_max,
             used_bytes: 0,
+            lent_bytes: 0,
             spares: Vec::new(),
             next_id,
             directory_changed: true,
@@ -75,7 +81,7 @@ impl<D: Disk> Space<D> {
 
     /// Bytes of all files.
     pub(crate) fn disk_bytes(&self) -> u64 {
-        self.used_bytes + self.spares.iter().map(|spare| spare.length).sum::<u64>()
+        self.used_bytes + self.lent_bytes + self.spares.iter().map(|spare| spare.length).sum::<u64>()
     }
 
     /// Adds a spare that a start has found. It may be broken: then it is removed.
@@ -161,6 +167,31 @@ impl<D: Disk> Space<D> {
         self.disk.sync_dir().map_err(failed("syncing the log's directory"))?;
         self.used_bytes += spare.length;
         Ok((key, spare.file))
+    }
+
+    /// Room for a segment that is made elsewhere, and its key.
+    pub(crate) fn lend(&mut self, bytes: u64) -> Result<SegmentKey, Failure> {
+        if self.disk_bytes() + bytes > self.disk_bytes_max {
+            return Err(Failure::Full);
+        }
+        self.lent_bytes += bytes;
+        Ok(SegmentKey { id: self.id(), generation: 0, salt: self.rng.u32(..) })
+    }
+
+    /// The loan has come to nothing; the file is gone, or never was.
+    pub(crate) fn take_back(&mut self, bytes: u64) {
+        self.lent_bytes -= bytes;
+    }
+
+    /// Gives a segment that was made elsewhere, sealed and synced, its name.
+    pub(crate) fn settle(&mut self, segment: &Segment<D>, lent: u64) -> Result<(), Failure> {
+        let (from, to) = (segment.key.free_name(), segment.key.name());
+        self.disk.rename(&from, &to).map_err(|error| Failure::Io("naming a relocated segment", error))?;
+        self.disk.sync_dir().map_err(|error| Failure::Io("syncing the log's directory", error))?;
+        self.directory_changed = false;
+        self.lent_bytes -= lent;
+        self.used_bytes += segment.length;
+        Ok(())
     }
 
     /// Gives up a segment whose records are done: a spare for later, or space for others.

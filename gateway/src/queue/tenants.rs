@@ -85,6 +85,19 @@ impl Tenants {
         self.all.iter().map(|(id, tenant)| (*id, tenant))
     }
 
+    /// Who they are and how far each of their cursors is, for whoever decides elsewhere what is live.
+    pub(crate) fn standing(&self) -> BTreeMap<TenantId, Tenant> {
+        let copy = |tenant: &Tenant| Tenant {
+            record: tenant.record.clone(),
+            cursors: tenant.cursors.clone(),
+            letters: tenant.letters.clone(),
+            last: tenant.last,
+            registered: 0,
+            budget: Budget::default(),
+        };
+        self.all.iter().map(|(id, tenant)| (*id, copy(tenant))).collect()
+    }
+
     /// One of them.
     pub(crate) fn find(&self, id: TenantId) -> Option<&Tenant> {
         self.all.get(&id)
@@ -315,10 +328,25 @@ impl Tenant {
         acknowledged.min().unwrap_or(Sequence(u64::MAX))
     }
 
-    /// After this record nothing of a signal is done anywhere.
+    /// After this record somebody still waits for everything of a signal. Without a destination nobody waits for anything.
     pub(crate) fn ceiling(&self, signal: Signal) -> Sequence {
-        let highest = |cursor: &CursorState| cursor.beyond.last().copied().max(Some(cursor.acknowledged));
-        self.routes(signal).flatten().filter_map(highest).max().unwrap_or(Sequence::ZERO)
+        let highest =
+            |cursor: &CursorState| cursor.beyond.last().copied().max(Some(cursor.acknowledged)).unwrap_or_default();
+        self.routes(signal).map(|cursor| cursor.map_or(Sequence::ZERO, highest)).min().unwrap_or(Sequence(u64::MAX))
+    }
+
+    /// What of a range is live, in bytes of the disk; `None`: only its entries can tell.
+    pub(crate) fn live_bytes(&self, range: &Range) -> Option<u64> {
+        let mut live = 0;
+        for signal in Signal::ALL {
+            match range.bytes[signal.index()] {
+                0 => {}
+                _ if range.last <= self.floor(signal) => {}
+                bytes if range.first > self.ceiling(signal) => live += bytes,
+                _ => return None,
+            }
+        }
+        Some(live)
     }
 
     /// Whether a destination still waits for a record.

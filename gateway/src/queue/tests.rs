@@ -3,6 +3,7 @@
 //! - `world`: a log on a simulated disk with simulated metadata, in lock-step with a model of what it promised.
 //! - `simulation`: random operations, crashes and faults by seed. `PILLION_QUEUE_SEED=n` replays one.
 //! - `budgets`: who may have how much of the disk.
+//! - `space`: what the log takes of the disk.
 //! - `churn`: tenants that come and go.
 //! - `letters`: what was refused, and how long it is kept.
 //! - `promises`: single situations on the simulated disk.
@@ -19,6 +20,7 @@ mod golden;
 mod letters;
 mod promises;
 mod simulation;
+mod space;
 mod world;
 
 use std::sync::Arc;

@@ -108,7 +108,7 @@ impl Queue {
         let floor = Signal::ALL.into_iter().map(|signal| tenant.floor(signal)).min().unwrap_or_default();
         let mut wanted = Wanted { tenant: tenant.id, after: floor, bytes_max: STEP_BYTES };
         while let Some(place) = self.0.index.find(&*self.0.disk, wanted)? {
-            for entry in &place.entries {
+            for (run, entry) in place.runs.iter().flat_map(|run| run.entries.iter().map(move |entry| (run, entry))) {
                 let Some((signal, items)) = entry.items() else { continue };
                 for backlog in
                     out.iter_mut().filter(|backlog| tenant.waits(&backlog.destination, signal, entry.sequence))
@@ -117,7 +117,7 @@ impl Queue {
                     backlog.records += 1;
                     backlog.bytes += u64::from(entry.length);
                     if backlog.oldest_unix_ms.is_none() {
-                        backlog.oldest_unix_ms = reader::appended_at(&*self.0.disk, &place, entry);
+                        backlog.oldest_unix_ms = reader::appended_at(&*self.0.disk, run, entry);
                     }
                 }
             }

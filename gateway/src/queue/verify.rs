@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use files::ReadOnly;
 
 use super::directory::{self, DirectoryLock};
+use super::format::{RELOCATED, SegmentHeader};
 use super::meta::Meta;
 use super::meta::sled::SledMeta;
 use super::recovery::{RecoverError, Survey};
@@ -169,7 +170,9 @@ fn check_log(checked: &mut Checked, disk: &ReadOnly, survey: &Survey) -> Result<
     }
     checked.spares = survey.spares().len() as u64;
     let mut owners = Owners::default();
-    let newest = survey.segments().last().map(|(key, _)| *key);
+    // What is relocated has its name only when it is complete.
+    let appended = |header: &Option<SegmentHeader>| header.is_none_or(|header| header.class != RELOCATED);
+    let newest = survey.segments().iter().rfind(|(_, header)| appended(header)).map(|(key, _)| *key);
     for (key, header) in survey.segments() {
         let is_newest = newest == Some(*key);
         segment::check(checked, &mut owners, disk, (*key, header.as_ref(), survey.log_id(), is_newest))?;

@@ -32,6 +32,8 @@ struct Waiting {
     requests: Vec<Request>,
     bytes: usize,
     closed: bool,
+    /// There is something to look at beside requests.
+    nudged: bool,
     /// Only then is a wake worth its system call.
     writer_sleeps: bool,
 }
@@ -40,6 +42,7 @@ struct Waiting {
 #[derive(Debug, PartialEq, Eq)]
 enum Next {
     Commit,
+    Look,
     SyncIdle,
     End,
 }
@@ -70,6 +73,12 @@ impl Inbox {
         Ok(())
     }
 
+    /// Has the writer come round, even without a request.
+    pub(crate) fn nudge(&self) {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).nudged = true;
+        self.arrived.notify_one();
+    }
+
     /// Refuses what comes; what waits is still committed.
     pub(crate) fn close(&self) {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
@@ -83,17 +92,21 @@ impl Inbox {
             if !waiting.requests.is_empty() {
                 std::mem::swap(&mut waiting.requests, requests);
                 waiting.bytes = 0;
+                waiting.nudged = false;
                 return Next::Commit;
             }
             if waiting.closed {
                 return Next::End;
+            }
+            if std::mem::take(&mut waiting.nudged) {
+                return Next::Look;
             }
             waiting.writer_sleeps = true;
             if is_dirty {
                 let (woken, timeout) =
                     self.arrived.wait_timeout(waiting, IDLE_SYNC).unwrap_or_else(PoisonError::into_inner);
                 waiting = woken;
-                if timeout.timed_out() && waiting.requests.is_empty() && !waiting.closed {
+                if timeout.timed_out() && waiting.requests.is_empty() && !waiting.closed && !waiting.nudged {
                     waiting.writer_sleeps = false;
                     return Next::SyncIdle;
                 }
@@ -126,7 +139,7 @@ pub(crate) fn run<D: Disk>(inbox: &Inbox, log: &mut Log<D>, meta: &MetaInbox, cl
             meta.put(update);
         }
         match inbox.take(&mut requests, log.is_unfinished()) {
-            Next::Commit => log.step(&mut requests, false, clock.now_unix_ms()),
+            Next::Commit | Next::Look => log.step(&mut requests, false, clock.now_unix_ms()),
             Next::SyncIdle => log.step(&mut requests, true, clock.now_unix_ms()),
             Next::End => break,
         }

@@ -134,6 +134,12 @@ impl SimDisk {
         inode.pending.clear();
     }
 
+    /// The length of a file.
+    pub(crate) fn bytes_of(&self, name: &str) -> u64 {
+        let inner = self.lock();
+        inner.inodes[inner.names[name]].now.len() as u64
+    }
+
     /// The bytes of a file.
     pub(crate) fn bytes(&self, name: &str) -> Vec<u8> {
         let inner = self.lock();

@@ -14,6 +14,7 @@ use crate::base::{Batch, Sequence, Signal, TenantId};
 use crate::queue::writer::Inbox;
 use crate::queue::{
     Append, AppendError, Completion, Config, CursorState, DirectoryLock, MinFree, OpenError, Queue, Recovery, Reply,
+    Severity, verify,
 };
 
 fn config(dir: &Path) -> Config {
@@ -301,4 +302,43 @@ fn tenants_append_side_by_side() {
     });
     let snapshot = queue.snapshot();
     assert!(snapshot.syncs <= snapshot.records && !snapshot.poisoned && !snapshot.full);
+}
+
+/// Scenario: one tenant's data is taken at once and another's never, until segments were emptied; then the gateway starts again.
+/// Guarantees: they are emptied beside the writer, without a request of their own, while appends go on; everything that waits is
+/// there, before and after.
+#[test]
+fn segments_are_emptied_beside_the_writer() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (queue, _) = open(dir.path());
+    let live = queue.register(&tenant_record("shop/live")).expect("there is room");
+    let dead = queue.register(&tenant_record("shop/dead")).expect("there is room");
+    let mailbox = Arc::new(Mailbox::default());
+    let mut sent = 0;
+    while queue.snapshot().relocated_records == 0 {
+        let append = |batch| {
+            let reply = Some(Reply { mailbox: mailbox.clone(), ticket: 0 });
+            queue.append(Append { parts: smallvec![batch], sync: true, reply }).expect("it fits");
+        };
+        (0..50).for_each(|number| append(batch(live, number)));
+        let last = wait(&mailbox, 50).into_iter().map(|completion| completion.result.expect("room")).max();
+        checkpoint(&queue, live, last.expect("fifty"));
+        append(batch(dead, sent));
+        assert!(wait(&mailbox, 1)[0].result.is_ok());
+        sent += 1;
+        assert!(sent < 10_000, "nothing was emptied");
+    }
+    assert_has(&queue, dead, sent);
+    let killed = tempfile::tempdir().expect("a directory");
+    copy(&dir.path().join("log"), &killed.path().join("log"));
+    let found = verify(killed.path()).expect("nobody has it").findings;
+    let wrong = found.iter().find(|found| found.severity == Severity::Damage && found.file.starts_with("log"));
+    assert_eq!(wrong, None, "what a kill leaves is intact");
+    queue.close().expect("it closes");
+    drop(queue);
+    let (queue, recovery) = open(dir.path());
+    assert_has(&queue, dead, sent);
+    let found = recovery.tenants.iter().find(|tenant| tenant.id == dead).expect("it is known");
+    assert_eq!(found.pending_items, [2 * sent, 0, 0]);
+    assert_eq!(recovery.damaged_records, 0);
 }

@@ -247,9 +247,10 @@ fn a_segment_is_not_recycled_while_it_is_read() {
         last = world.append(tenant, true, &[1000]).expect("what is acknowledged makes room");
     }
     let mut bytes = [0; HEADER_BYTES];
-    let at = u64::from(place.entries[0].offset);
-    world.disk.read_at(&place.file, at, &mut bytes).expect("it reads");
-    let header = Header::decode(&bytes, place.key.seed().at(at)).expect("still the record that was there");
+    let run = &place.runs[0];
+    let at = u64::from(run.entries[0].offset);
+    world.disk.read_at(&run.file, at, &mut bytes).expect("it reads");
+    let header = Header::decode(&bytes, run.key.seed().at(at)).expect("still the record that was there");
     assert_eq!(header.sequence, first);
 }
 

@@ -89,6 +89,12 @@ pub(super) struct World {
     gone: BTreeSet<TenantId>,
     pub(super) last_recovery: Recovery,
     was_flipped: bool,
+    /// Records that everybody has, durably: they may be gone even if a cursor has not passed them.
+    done: BTreeSet<u64>,
+    /// The same, as soon as everything is durable.
+    claimed: BTreeSet<u64>,
+    /// Such records that a start has not found. A power loss may bring their segment back, whose end was not durable.
+    ghosts: BTreeMap<u64, Known>,
 }
 
 impl Meta for SimMeta {
@@ -180,6 +186,9 @@ impl World {
             gone: BTreeSet::new(),
             last_recovery,
             was_flipped: false,
+            done: BTreeSet::new(),
+            claimed: BTreeSet::new(),
+            ghosts: BTreeMap::new(),
         }
     }
 
@@ -306,6 +315,11 @@ impl World {
         self.step_with(vec![request], &mailbox)[0].result
     }
 
+    /// A step of what the other thread does meanwhile.
+    pub(super) fn relocate(&mut self) {
+        self.log.relocation.desk.work(&*self.disk, &self.index, &self.stats);
+    }
+
     pub(super) fn step(&mut self, requests: Vec<Request>) {
         self.step_with(requests, &Arc::default());
     }
@@ -334,6 +348,7 @@ impl World {
         let sync_all = self.rng.u8(0..20) == 0 || std::mem::take(&mut self.sync_all);
         let leaving = self.log.tenants.iter().filter(|(id, _)| self.leaving.contains(id));
         let before = leaving.map(|(id, tenant)| (id, tenant.cursors.values().cloned().collect())).collect();
+        let change_overs = self.log.relocation.change_overs;
         self.log.step(&mut requests, sync_all, self.now);
         let poisoned = self.stats.is_poisoned();
         let completions = posted(mailbox);
@@ -358,6 +373,11 @@ impl World {
                 self.cursors.insert(key, cursor);
             }
         }
+        self.note_claimed();
+        if self.log.relocation.change_overs > change_overs {
+            // Only with everything durable, whatever became of it.
+            self.done.append(&mut self.claimed);
+        }
         if !poisoned && !self.log.appender.is_unsynced() {
             self.note_all_durable();
         }
@@ -366,6 +386,21 @@ impl World {
         }
         self.check_handoff(completions.iter().any(|completion| completion.result == Err(AppendError::Poisoned)));
         completions
+    }
+
+    /// Records that everybody has according to cursors in the log: a later checkpoint may be vaguer about what is beyond a gap.
+    fn note_claimed(&mut self) {
+        let log = &self.log;
+        let done = self.known.iter().filter(|(number, known)| {
+            let Some((at, tenant)) = self.positions.get(number).zip(log.tenants.find(known.tenant)) else {
+                return false;
+            };
+            tenant_record("a/b").destinations[known.signal.index()].iter().all(|name| {
+                let cursor = tenant.cursors.get(&CursorOf::Delivery(name.clone(), known.signal));
+                cursor.is_some_and(|cursor| *at <= cursor.acknowledged || cursor.beyond.contains(at))
+            })
+        });
+        self.claimed.extend(done.map(|(number, _)| *number));
     }
 
     fn note_all_durable(&mut self) {
@@ -377,6 +412,7 @@ impl World {
             // nothing, and may be lost with the metadata.
             return;
         }
+        self.done.append(&mut self.claimed);
         for (key, cursor) in &self.cursors {
             // A refused checkpoint is not in the log.
             let tenant = self.log.tenants.find(key.0);
@@ -503,6 +539,7 @@ impl World {
         let recovered: BTreeSet<TenantId> = recovery.tenants.iter().map(|tenant| tenant.id).collect();
         let lost: Vec<_> = self.tenants.iter().filter(|id| !recovered.contains(id)).collect();
         assert!(lost.is_empty(), "{crash:?}: {lost:?} are registered and forgotten");
+        self.claimed.clear();
         let mut found = BTreeMap::new();
         for tenant in &recovery.tenants {
             let records = self.read(tenant.id, Sequence::ZERO);
@@ -521,6 +558,10 @@ impl World {
             }
             for record in records {
                 let number = u64::from_le_bytes(record.payload[..8].try_into().expect("at least its number"));
+                if let Some(ghost) = self.ghosts.remove(&number) {
+                    self.known.insert(number, ghost);
+                    self.claimed.insert(number);
+                }
                 let known = self.known.get(&number).expect("only what was appended, or dropped by an earlier crash");
                 assert_eq!((known.tenant, known.signal, &known.payload), (tenant.id, record.signal, &record.payload));
                 assert_ne!(known.state, State::Refused, "a refused record is never seen");
@@ -534,7 +575,9 @@ impl World {
         let lost: Vec<u64> = self
             .known
             .iter()
-            .filter(|(number, known)| survives(known.state) && !found.contains_key(number))
+            .filter(|(number, known)| {
+                survives(known.state) && !found.contains_key(number) && !self.done.contains(number)
+            })
             .filter(|(number, known)| {
                 self.positions.get(number).is_none_or(|at| *at > self.floor(known.tenant, known.signal))
             })
@@ -542,6 +585,8 @@ impl World {
             .collect();
         assert!(lost.len() <= usize::from(flipped), "{crash:?}: records {lost:?} were acknowledged and are gone");
         // From here on only what was found exists, and it is on disk.
+        let done = std::mem::take(&mut self.done);
+        self.ghosts.extend(self.known.extract_if(.., |number, _| done.contains(number) && !found.contains_key(number)));
         self.known.retain(|number, _| found.contains_key(number));
         self.known.values_mut().for_each(|known| known.state = State::Durable);
         self.positions = found;
