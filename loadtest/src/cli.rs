@@ -63,7 +63,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             let name = if quick { "quick".to_owned() } else { name };
             one(&name, rounds, &load)
         }
-        Task::Sweep { name, pods, rounds, load } => sweep(&name, &pods, rounds, &load),
+        Task::Sweep { name, numbers, rounds, load } => sweep(&name, &numbers, rounds, &load),
     }
 }
 

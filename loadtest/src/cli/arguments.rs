@@ -79,8 +79,8 @@ pub(super) enum Task {
     /// Runs a scenario with several numbers of pods
     Sweep {
         /// Such as pods=5,20,50
-        #[arg(value_parser = pods_list)]
-        pods: std::vec::Vec<usize>,
+        #[arg(value_name = "pods=N,N", value_parser = pods_list)]
+        numbers: std::vec::Vec<usize>,
         /// One of `list`, or a file
         #[arg(long, default_value = "idle")]
         name: String,
@@ -149,5 +149,21 @@ impl Load {
         }
         scenario.check()?;
         Ok(scenario)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// Scenario: the command line is built, as every call of the command does; a sweep with its own numbers of pods is read.
+    /// Guarantees: no two arguments of a subcommand have one name.
+    #[test]
+    fn every_subcommand_can_be_read() {
+        Arguments::command().debug_assert();
+        let sweep = Arguments::try_parse_from(["x", "sweep", "pods=2,40"]).expect("a valid command");
+        assert!(matches!(sweep.task, Task::Sweep { numbers, .. } if numbers == [2, 40]));
     }
 }
