@@ -149,7 +149,14 @@ fn queue(scenario: &Scenario, dir: &Path) -> Measured {
             let name = TenantName::parse(&format!("bench/t{number}")).expect("a valid name");
             let destinations = [vec![destination.clone()], Vec::new(), Vec::new()];
             let disk = pillion_gateway::base::ledger::MemoryLimit { guarantee: 32 << 20, ceiling: u64::MAX };
-            let record = TenantRecord { name, pod_uid: None, destinations, max_age: Duration::from_secs(3600), disk };
+            let record = TenantRecord {
+                name,
+                pod_uid: None,
+                destinations,
+                max_age: Duration::from_secs(3600),
+                disk,
+                drops_oldest: false,
+            };
             queue.register(&record).expect("there is room")
         })
         .collect();

@@ -180,6 +180,8 @@ pub struct TenantRecord {
     pub max_age: Duration,
     /// How much of the log its undelivered records may take: a guarantee and a ceiling.
     pub disk: MemoryLimit,
+    /// At the ceiling its own oldest records go instead of the new ones.
+    pub drops_oldest: bool,
 }
 
 /// A tenant whose pod is gone, and when that was known: a registration that comes later is stronger.

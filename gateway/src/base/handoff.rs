@@ -6,6 +6,8 @@
 //! ```text
 //! Committed  previous -> sequence: the tenant's record before this one, so that a gap (batches handed over without
 //!            payload, or records of before a restart) is seen and filled from the log.
+//! GivenUp    what the log has given up for one destination: never sent from then on, and counted as lost by whoever knows
+//!            what was delivered. After all arrivals of the records that it names.
 //! ```
 
 use std::collections::VecDeque;
@@ -15,7 +17,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 
 use super::batch::{Batch, Signal};
-use super::id::{Sequence, TenantId};
+use super::id::{DestinationName, Sequence, TenantId};
 
 /// What export is told.
 #[derive(Debug)]
@@ -24,6 +26,23 @@ pub enum Arrival {
     Committed(Committed),
     /// Ack memory: nowhere else yet. Export delivers it or appends it to the log. Its guard is still held.
     Volatile(Batch),
+    /// Records that were in the log.
+    GivenUp(GivenUp),
+}
+
+/// A cursor that the log has moved by itself, durably with the group that needed the room.
+#[derive(Debug)]
+pub struct GivenUp {
+    /// Whose records.
+    pub tenant: TenantId,
+    /// Who does not get them.
+    pub destination: DestinationName,
+    /// Of which signal.
+    pub signal: Signal,
+    /// Where the cursor is now.
+    pub through: Sequence,
+    /// What was passed and, as far as the log knows, not done: positions in order, and items.
+    pub records: Vec<(Sequence, u32)>,
 }
 
 /// A record that is in the log (synced, for ack durable).
@@ -45,6 +64,9 @@ pub struct Committed {
     pub payload: Option<Bytes>,
 }
 
+/// Records of [`GivenUp`] that may wait, 16 bytes each: with more, no more is given up.
+const GIVEN_UP_MAX: usize = 64 * 1024;
+
 /// The bounded hand-over. One receiver.
 #[derive(Debug)]
 pub struct Handoff {
@@ -56,6 +78,7 @@ pub struct Handoff {
 struct Inner {
     entries: VecDeque<Arrival>,
     bytes: usize,
+    given_up: usize,
     waker: Option<Waker>,
 }
 
@@ -88,8 +111,13 @@ impl Handoff {
             return Poll::Pending;
         }
         std::mem::swap(&mut inner.entries, out);
-        inner.bytes = 0;
+        (inner.bytes, inner.given_up) = (0, 0);
         Poll::Ready(())
+    }
+
+    /// Whether more may be given up: while export does not take, what it is to be told is bounded like everything else.
+    pub fn has_room_for_losses(&self) -> bool {
+        self.lock().given_up < GIVEN_UP_MAX
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
@@ -104,6 +132,10 @@ impl Inner {
             Arrival::Committed(committed) => committed,
             // Bounded by the guard that it holds.
             volatile @ Arrival::Volatile(_) => return self.entries.push_back(volatile),
+            Arrival::GivenUp(given_up) => {
+                self.given_up += given_up.records.len();
+                return self.entries.push_back(Arrival::GivenUp(given_up));
+            }
         };
         let size = committed.payload.as_ref().map_or(0, Bytes::len);
         if size > 0 && self.bytes + size <= bytes_max {
@@ -148,7 +180,7 @@ mod tests {
         out.into_iter()
             .map(|arrival| match arrival {
                 Arrival::Committed(c) => (c.tenant.0, c.previous.0, c.sequence.0, c.items, c.payload.is_some()),
-                Arrival::Volatile(_) => unreachable!("none was pushed"),
+                Arrival::Volatile(_) | Arrival::GivenUp(_) => unreachable!("none was pushed"),
             })
             .collect()
     }

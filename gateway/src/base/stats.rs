@@ -60,15 +60,17 @@ impl Refusal {
 pub enum Loss {
     /// Older than `queue.max_age`.
     Expired,
+    /// Given up for newer data, by `queue.on_full: drop_oldest`.
+    DroppedOldest,
 }
 
 impl Loss {
     /// All of them, in the order of their indices.
-    pub const ALL: [Self; 1] = [Self::Expired];
+    pub const ALL: [Self; 2] = [Self::Expired, Self::DroppedOldest];
 
     /// The value of the `reason` label.
     pub fn label(self) -> &'static str {
-        ["expired"][self as usize]
+        ["expired", "dropped_oldest"][self as usize]
     }
 }
 
@@ -107,7 +109,7 @@ pub struct DeliveryStats {
     /// Reported rejected in a partial success (estimated when the request was merged).
     pub rejected: [Counter; 3],
     /// Passed without delivery, by `Loss as usize`.
-    pub lost: [[Counter; 3]; 1],
+    pub lost: [[Counter; 3]; 2],
 }
 
 /// Sum over the signals.

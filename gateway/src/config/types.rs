@@ -116,7 +116,7 @@ pub struct QueuePolicy {
 pub enum OnFull {
     /// UNAVAILABLE with a delay.
     Reject,
-    /// The oldest undelivered records go, and are counted.
+    /// Its own oldest undelivered records go, and are counted: `pillion_lost_items_total{reason="dropped_oldest"}`.
     DropOldest,
 }
 

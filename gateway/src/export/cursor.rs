@@ -39,6 +39,11 @@ impl Cursor {
         self.seen
     }
 
+    /// Whether the record is loaded or done already.
+    pub(crate) fn has_met(&self, sequence: Sequence) -> bool {
+        sequence <= self.seen || self.later.contains(&sequence)
+    }
+
     /// Records loaded and kept in the books: what bounds [`Cursor::beyond`].
     pub(crate) fn len(&self) -> usize {
         self.slots.len() + self.later.len()

@@ -94,6 +94,11 @@ impl Cursors {
         self.of.iter_mut().zip(routed).filter(|(_, routed)| *routed).for_each(|(cursor, _)| cursor.pass(through));
     }
 
+    /// The same, of one signal.
+    pub(crate) fn pass_of(&mut self, signal: Signal, through: Sequence) {
+        self.of[signal.index()].pass(through);
+    }
+
     /// The record is done.
     pub(crate) fn done(&mut self, sequence: Sequence, signal: Signal) {
         self.of[signal.index()].done(sequence);

@@ -16,6 +16,7 @@
 
 mod departed;
 mod drain;
+mod given_up;
 mod load;
 mod overdue;
 mod replay;
@@ -41,7 +42,7 @@ use super::merge::{Key, Member, message};
 use super::outlet::{Composed, Lanes, Outlet, Transport};
 use super::status::Accepted;
 use super::volatile::{Stage, Volatiles};
-use crate::base::handoff::{Arrival, Handoff};
+use crate::base::handoff::{Arrival, GivenUp, Handoff};
 use crate::base::mailbox::Mailbox;
 use crate::base::{DestinationName, Sequence, TenantId};
 use crate::queue::{Completion, Departure, Queue, Read};
@@ -100,6 +101,8 @@ struct Tenant {
     /// The last record heard of, for a tenant whose route is still on its way.
     tail: Sequence,
     early_items: u64,
+    /// Told before its route.
+    given_up: Vec<GivenUp>,
     /// Its pod is gone.
     leaving: Option<Departure>,
     /// The log was asked to forget it, with this ticket.
@@ -310,7 +313,7 @@ impl Engine {
         self.start_reads();
         self.look_for_overdue();
         self.start_replays();
-        if self.done_records >= CHECKPOINT_RECORDS || self.checkpoint_due.is_some_and(|due| due <= self.now) {
+        if is_checkpoint_due(self.done_records, self.checkpoint_due, self.now) {
             self.checkpoint();
         }
     }
@@ -433,6 +436,11 @@ impl Engine {
     }
 }
 
+/// Whether what was done since the last checkpoint is as much as a crash may repeat.
+fn is_checkpoint_due(done_records: usize, due: Option<Instant>, now: Instant) -> bool {
+    done_records >= CHECKPOINT_RECORDS || due.is_some_and(|due| due <= now)
+}
+
 /// When the cursors that begin to move now are to be saved. Two intervals without a checkpoint are idleness.
 fn due_after((last, interval): &mut (Instant, Duration), now: Instant) -> Instant {
     if now.saturating_duration_since(*last) >= 2 * CHECKPOINT_INTERVAL {
@@ -456,6 +464,22 @@ async fn store(sink: Arc<Sink>, deliveries: Vec<Delivery>) -> Result<Accepted, F
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Scenario: records are done at once, one after the other; and one record, after which time passes.
+    /// Guarantees: the cursors are saved with the thousandth record and with the first second, whichever comes first: more is
+    /// never repeated after a crash.
+    #[test]
+    fn a_crash_repeats_a_thousand_records_or_a_second() {
+        let now = Instant::now();
+        let mut checkpointed = (now, CHECKPOINT_INTERVAL);
+        let due = due_after(&mut checkpointed, now);
+        let at = |records, millis| is_checkpoint_due(records, Some(due), now + Duration::from_millis(millis));
+        assert_eq!([at(999, 999), at(1_000, 0), at(1, 1_000)], [false, true, true]);
+        assert!(
+            !is_checkpoint_due(0, None, now + Duration::from_secs(60)),
+            "without a record there is nothing to save"
+        );
+    }
 
     /// Scenario: cursors move all the time from the start on, then not for a while, then again.
     /// Guarantees: the first are saved after a fiftieth of the interval, later ones once an interval; idleness begins anew.

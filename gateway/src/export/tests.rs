@@ -2,6 +2,7 @@
 
 mod backend;
 mod departed;
+mod dropped;
 mod faults;
 mod memory;
 mod node;

@@ -160,6 +160,16 @@ impl<D: Disk> Appender<D> {
         first
     }
 
+    /// The log's files.
+    pub(crate) fn disk(&self) -> &D {
+        &self.disk
+    }
+
+    /// The next record's position.
+    pub(crate) fn next(&self) -> Sequence {
+        self.next
+    }
+
     /// The boot epoch.
     pub(crate) fn epoch(&self) -> u32 {
         self.identity.epoch

@@ -71,6 +71,16 @@ impl Budget {
         }
     }
 
+    /// The record up to which everything is to go for so many bytes to be free: the end of a rung.
+    pub(crate) fn frees(&self, bytes: u64) -> Option<Sequence> {
+        let mut freed = 0;
+        let enough = |rung: &&(Sequence, u64)| {
+            freed += rung.1;
+            freed >= bytes
+        };
+        self.rungs.iter().find(enough).map(|rung| rung.0)
+    }
+
     /// What of its guarantee is not in use.
     pub(crate) fn unused(&self, limit: MemoryLimit) -> u64 {
         limit.guarantee.saturating_sub(self.used)

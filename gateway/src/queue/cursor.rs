@@ -32,6 +32,13 @@ pub struct CursorState {
     pub delivered_items: u64,
 }
 
+impl CursorState {
+    /// Whether a record that it follows is not done.
+    pub(crate) fn is_pending(&self, sequence: Sequence) -> bool {
+        sequence > self.acknowledged && self.beyond.binary_search(&sequence).is_err()
+    }
+}
+
 impl CursorOf {
     /// Kind, signal and destination, to be written.
     pub(crate) fn parts(&self) -> (u8, u8, &str) {

@@ -18,6 +18,7 @@
 //! A failed call poisons the log: whoever was not told yet is told so, as is everyone after.
 
 mod departed;
+mod dropped;
 mod letters;
 mod relocation;
 
@@ -63,6 +64,8 @@ pub(crate) struct Log<D: Disk> {
     /// Cursors have moved, or somebody leaves, since it was last looked who has nothing left.
     look_for_departed: bool,
     look_at_space_unix_ms: u64,
+    /// What comes from here on is not committed yet.
+    group_begin: Sequence,
     /// The latest cursors of checkpoints that were refused: tried again until there is room, one of each.
     refused_cursors: BTreeMap<(TenantId, CursorOf), CursorState>,
     /// Segments to free as soon as everything is durable.
@@ -95,6 +98,7 @@ impl<D: Disk> Log<D> {
             look_for_done: true,
             look_for_departed: false,
             look_at_space_unix_ms: 0,
+            group_begin: Sequence::ZERO,
             refused_cursors: BTreeMap::new(),
             done: Vec::new(),
             relocation: Relocation::default(),
@@ -109,6 +113,7 @@ impl<D: Disk> Log<D> {
     pub(crate) fn step(&mut self, requests: &mut Vec<Request>, sync: bool, now_unix_ms: u64) {
         self.outcomes.clear();
         self.placed.clear();
+        self.group_begin = self.appender.next();
         let mut wants_sync = sync;
         self.forget_departed(requests, now_unix_ms);
         self.look_at_space(now_unix_ms);
@@ -214,7 +219,10 @@ impl<D: Disk> Log<D> {
             return Err(AppendError::UnknownTenant);
         }
         let cost = append.parts.iter().map(|part| Appender::<D>::cost(part.payload.len())).sum();
-        let reserve = self.reserve_for(first.tenant, cost)?;
+        let reserve = match self.reserve_for(first.tenant, cost) {
+            Err(AppendError::OverBudget) => self.drop_oldest(first.tenant, cost, group)?,
+            reserve => reserve?,
+        };
         self.admit(append.parts.iter().map(|part| part.payload.len()), reserve)?;
         let mut last = Sequence::ZERO;
         for (part, batch) in append.parts.iter().enumerate() {
@@ -493,6 +501,9 @@ impl<D: Disk> Log<D> {
             }
         }
         self.mail.post();
+        if poisoned {
+            self.arrivals.clear();
+        }
         if !self.arrivals.is_empty() {
             self.handoff.push(self.arrivals.drain(..));
         }

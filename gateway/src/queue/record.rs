@@ -9,7 +9,7 @@
 //! kind        = 1 data | 2 tenant | 3 cursors | 4 dead letter | 5 forgotten | 6 roster | 7 letters | 8 sources
 //! text        = length u16 | UTF-8
 //! tenant      = name text | pod uid text ("" for none) | max age ms u64 | 3 * (count u16 | text * count)
-//!               | disk guarantee u64 | disk ceiling u64
+//!               | disk guarantee u64 | disk ceiling u64 | drops oldest u8
 //! cursors     = cursor*     cursor = tenant u32 | kind u8 | signal u8 | destination text (the key: see `cursor`)
 //!                                    | acknowledged u64 | delivered u64
 //!                                    | count u32 | u64 * count (records beyond that are done as well)
@@ -172,6 +172,7 @@ pub(crate) fn put_tenant(out: &mut Vec<u8>, record: &TenantRecord) {
     }
     out.put_u64_le(record.disk.guarantee);
     out.put_u64_le(record.disk.ceiling);
+    out.put_u8(u8::from(record.drops_oldest));
 }
 
 /// Reads a tenant's payload back.
@@ -192,7 +193,8 @@ pub(crate) fn take_tenant(mut input: &[u8]) -> Option<TenantRecord> {
         true => MemoryLimit { guarantee: input.try_get_u64_le().ok()?, ceiling: input.try_get_u64_le().ok()? },
         false => MemoryLimit { guarantee: 0, ceiling: u64::MAX },
     };
-    Some(TenantRecord { name, pod_uid, destinations, max_age, disk })
+    let drops_oldest = input.try_get_u8().is_ok_and(|drops| drops != 0);
+    Some(TenantRecord { name, pod_uid, destinations, max_age, disk, drops_oldest })
 }
 
 /// Appends one cursor of a checkpoint's payload.

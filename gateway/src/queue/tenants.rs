@@ -180,6 +180,14 @@ impl Tenants {
         self.change_budget(id, |budget, _| budget.give_back(floor));
     }
 
+    /// The record up to which a tenant is to give up its own for an append of so many bytes; `None` if that would not help.
+    pub(crate) fn frees(&self, id: TenantId, bytes: u64) -> Option<Sequence> {
+        let Tenant { record, budget, .. } = self.all.get(&id)?;
+        let ceiling = record.disk.ceiling;
+        let needed = budget.used().saturating_add(bytes).checked_sub(ceiling)?;
+        (record.drops_oldest && bytes <= ceiling).then(|| budget.frees(needed)).flatten()
+    }
+
     fn change_budget(&mut self, id: TenantId, change: impl FnOnce(&mut Budget, &TenantRecord)) {
         let Some(Tenant { budget, record, .. }) = self.all.get_mut(&id) else { return };
         let before = (budget.used(), budget.unused(record.disk));
@@ -352,10 +360,6 @@ impl Tenant {
     /// Whether a destination still waits for a record.
     pub(crate) fn is_pending(&self, entry: &Entry) -> bool {
         let Some((signal, _)) = entry.items() else { return false };
-        self.routes(signal).any(|cursor| {
-            cursor.is_none_or(|cursor| {
-                entry.sequence > cursor.acknowledged && cursor.beyond.binary_search(&entry.sequence).is_err()
-            })
-        })
+        self.routes(signal).any(|cursor| cursor.is_none_or(|cursor| cursor.is_pending(entry.sequence)))
     }
 }

@@ -41,6 +41,7 @@ fn tenant_record(name: &str) -> TenantRecord {
         destinations: [vec![destination("a"), destination("b")], vec![destination("a")], vec![destination("b")]],
         max_age: Duration::from_secs(3600),
         disk: crate::base::ledger::MemoryLimit { guarantee: 0, ceiling: u64::MAX },
+        drops_oldest: false,
     }
 }
 

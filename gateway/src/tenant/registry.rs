@@ -16,7 +16,7 @@ use super::worker::{Tools, Worker};
 use crate::base::handoff::Handoff;
 use crate::base::ledger::Ledger;
 use crate::base::{TenantIdentity, TenantName};
-use crate::config::Policy;
+use crate::config::{OnFull, Policy};
 use crate::queue::{AppendError, Queue, TenantRecord};
 
 /// What tenants are built from.
@@ -188,5 +188,6 @@ fn record(identity: &TenantIdentity, policy: &Policy) -> TenantRecord {
         destinations: policy.destinations.clone(),
         max_age: policy.queue.max_age,
         disk: policy.limits.disk,
+        drops_oldest: policy.queue.on_full == OnFull::DropOldest,
     }
 }

@@ -122,9 +122,8 @@ fn queue(section: &mut Section<'_>, queue: &mut QueuePolicy) {
             queue.max_age = max_age;
         }
     }
-    if let Some(on_full) =
-        section.take("on_full").and_then(|value| value.choice(&[("reject", OnFull::Reject)], &["drop_oldest"]))
-    {
+    let choices = [("reject", OnFull::Reject), ("drop_oldest", OnFull::DropOldest)];
+    if let Some(on_full) = section.take("on_full").and_then(|value| value.choice(&choices, &[])) {
         queue.on_full = on_full;
     }
     section.refuse("queue_size", "the queue is limited in bytes", "write limits.disk");

@@ -49,6 +49,7 @@ impl Engine {
             lane.gauge.queued_items.fetch_add(early, std::sync::atomic::Ordering::Relaxed);
             self.list_behind(number);
         }
+        self.give_up_early(route.tenant);
         self.watch_ages();
     }
 
@@ -84,6 +85,7 @@ impl Engine {
                     bytes += batch.payload.len();
                     self.take_volatile(batch);
                 }
+                Arrival::GivenUp(given_up) => self.give_up(given_up),
             }
         }
         if count > 0 && bytes / count < GATHER_BYTES_MAX && self.draining.is_none() {

@@ -143,6 +143,7 @@ impl Node {
             destinations: [self.names.clone(), self.names.clone(), self.names.clone()],
             max_age: MAX_AGE,
             disk: crate::base::ledger::MemoryLimit { guarantee: 0, ceiling: u64::MAX },
+            drops_oldest: false,
         }
     }
 

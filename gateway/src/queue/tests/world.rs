@@ -8,7 +8,7 @@ use std::sync::mpsc::sync_channel;
 use bytes::Bytes;
 
 use super::{posted, tenant_record};
-use crate::base::handoff::{Arrival, Handoff};
+use crate::base::handoff::{Arrival, GivenUp, Handoff};
 use crate::base::mailbox::Mailbox;
 use crate::base::{Batch, DestinationName, Sequence, Signal, TenantId};
 use crate::queue::disk::Disk;
@@ -79,6 +79,8 @@ pub(super) struct World {
     pub(super) cursors: BTreeMap<(TenantId, CursorOf), CursorState>,
     durable_cursors: BTreeMap<(TenantId, CursorOf), Sequence>,
     last_handed: BTreeMap<TenantId, Sequence>,
+    /// What the log gave up by itself, by cursor.
+    pub(super) given_up: BTreeMap<(TenantId, CursorOf), Vec<(Sequence, u32)>>,
     registrations: u64,
     sync_all: bool,
     /// On the log's clock.
@@ -178,6 +180,7 @@ impl World {
             cursors: BTreeMap::new(),
             durable_cursors: BTreeMap::new(),
             last_handed: BTreeMap::new(),
+            given_up: BTreeMap::new(),
             registrations: 0,
             sync_all: false,
             now: 5,
@@ -427,11 +430,28 @@ impl World {
         let _ = self.handoff.poll_take(&mut std::task::Context::from_waker(std::task::Waker::noop()), &mut arrivals);
         assert!(!failed || arrivals.is_empty(), "nothing of a group that failed is exported");
         for arrival in arrivals {
-            let Arrival::Committed(committed) = arrival else { panic!("nothing volatile goes through the log") };
+            let committed = match arrival {
+                Arrival::Committed(committed) => committed,
+                Arrival::Volatile(_) => panic!("nothing volatile goes through the log"),
+                Arrival::GivenUp(given_up) => {
+                    self.note_given_up(given_up);
+                    continue;
+                }
+            };
             let last = self.last_handed.insert(committed.tenant, committed.sequence).unwrap_or_default();
             assert_eq!(committed.previous, last, "a gap would never be delivered");
             assert!(committed.sequence > committed.previous);
         }
+    }
+
+    /// A cursor that the log itself has moved.
+    fn note_given_up(&mut self, given_up: GivenUp) {
+        let GivenUp { tenant, destination, signal, through, records } = given_up;
+        let of = CursorOf::Delivery(destination, signal);
+        let (acknowledged, beyond) = (through, Vec::new());
+        let state = CursorState { tenant, of: of.clone(), acknowledged, beyond, delivered_items: 0 };
+        self.cursors.insert((tenant, of.clone()), state);
+        self.given_up.entry((tenant, of)).or_default().extend(records);
     }
 
     /// Everything of a tenant that the log returns, in pieces.
