@@ -13,7 +13,7 @@ use crate::base::mailbox::Mailbox;
 use crate::base::{Batch, DestinationName, Sequence, Signal, TenantId, TenantName};
 use crate::config::{Compression, Destination, DestinationKind, Retry, Tls};
 use crate::export::{Deps, DestinationSnapshot, DrainReport, Exporter, Route};
-use crate::queue::{Append, Completion, Config, LetterChange, Queue, Recovery, Reply, TenantRecord, Verdict};
+use crate::queue::{Append, Completion, Config, CursorOf, LetterChange, Queue, Recovery, Reply, TenantRecord, Verdict};
 use crate::sink::Sink;
 
 /// Of every tenant.
@@ -203,6 +203,18 @@ impl Node {
         let letters =
             tenants.iter().flat_map(|tenant| tenant.letters.iter().map(|kept| (tenant.id, kept.sequence, kept.again)));
         letters.collect()
+    }
+
+    /// Whether the log knows that a destination has everything of every tenant.
+    pub(crate) fn has_saved_all(&self, destination: &DestinationName) -> bool {
+        let tenants = self.queue.tenants().expect("the writer answers");
+        tenants.iter().all(|tenant| {
+            let saved = Signal::ALL.into_iter().filter(|signal| {
+                let of = CursorOf::Delivery(destination.clone(), *signal);
+                tenant.cursors.iter().any(|cursor| cursor.of == of && cursor.acknowledged >= tenant.last)
+            });
+            saved.count() == Signal::ALL.len()
+        })
     }
 
     /// Decides about all of them, and tells the exporter.
