@@ -49,8 +49,8 @@ pub struct Delivery {
     pub name: TenantName,
     /// The record; `None` for ack memory, which cannot be recognised when it comes again.
     pub sequence: Option<Sequence>,
-    /// The tenant's cursor at this destination: nothing up to here comes again that was not stored before. What the sink
-    /// may forget, so that its memory is bounded by what is in flight.
+    /// The tenant's lowest cursor at this destination: nothing of its signal up to here comes again that was not stored before.
+    /// What the sink may forget, so that its memory is bounded by what is in flight.
     pub acknowledged: Sequence,
     /// What it is.
     pub signal: Signal,
@@ -104,7 +104,10 @@ impl Sink {
         let mut met = HashSet::new();
         let is_fresh = |delivery: &&Delivery| match delivery.sequence {
             None => true,
-            Some(sequence) => !state.has_counted(delivery.tenant, sequence) && met.insert((delivery.tenant, sequence)),
+            Some(sequence) => {
+                !state.has_counted(delivery.tenant, delivery.signal, sequence)
+                    && met.insert((delivery.tenant, sequence))
+            }
         };
         deliveries.iter().filter(is_fresh).collect()
     }

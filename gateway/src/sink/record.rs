@@ -64,14 +64,22 @@ pub(super) struct TenantImage {
     pub(super) tenant: u32,
     #[prost(string, tag = "2")]
     pub(super) name: String,
-    /// Every record up to here is counted.
-    #[prost(uint64, tag = "3")]
-    pub(super) below: u64,
-    /// And these.
-    #[prost(uint64, repeated, tag = "4")]
-    pub(super) beyond: Vec<u64>,
     #[prost(message, repeated, tag = "5")]
     pub(super) services: Vec<ServiceImage>,
+    /// By `Signal::index`.
+    #[prost(message, repeated, tag = "6")]
+    pub(super) seen: Vec<SeenImage>,
+}
+
+/// Which records of a signal are counted.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct SeenImage {
+    /// Every record up to here.
+    #[prost(uint64, tag = "1")]
+    pub(super) below: u64,
+    /// And these.
+    #[prost(uint64, repeated, tag = "2")]
+    pub(super) beyond: Vec<u64>,
 }
 
 /// One service's part of that.

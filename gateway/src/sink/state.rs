@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use prost::Message;
 
-use super::record::{Change, Counted, Image, Item, ServiceImage, TenantImage};
+use super::record::{Change, Counted, Image, Item, SeenImage, ServiceImage, TenantImage};
 use crate::base::{Sequence, Signal, TenantId};
 
 /// Pairs of tenant and service that are counted by name; what comes after them is counted as [`OTHER`] of its tenant.
@@ -35,10 +35,11 @@ pub(super) struct State {
 pub(super) struct Tally {
     pub(super) name: String,
     pub(super) services: BTreeMap<String, [u64; 3]>,
-    seen: Seen,
+    /// By `Signal::index`: each has its own cursor, and one that is routed here later begins further back.
+    seen: [Seen; 3],
 }
 
-/// Which records are counted: all up to `below`, and those in `beyond`.
+/// Which records of a signal are counted: all up to `below`, and those in `beyond`.
 #[derive(Debug, Default)]
 struct Seen {
     below: u64,
@@ -54,8 +55,8 @@ pub(super) struct Latest {
 
 impl State {
     /// Whether that record is counted already.
-    pub(super) fn has_counted(&self, tenant: TenantId, sequence: Sequence) -> bool {
-        self.tenants.get(&tenant.0).is_some_and(|tally| tally.seen.contains(sequence.0))
+    pub(super) fn has_counted(&self, tenant: TenantId, signal: Signal, sequence: Sequence) -> bool {
+        self.tenants.get(&tenant.0).is_some_and(|tally| tally.seen[signal.index()].contains(sequence.0))
     }
 
     /// Records that came again, for people.
@@ -76,8 +77,8 @@ impl State {
     fn count(&mut self, record: Counted) {
         let tally = self.tenants.entry(record.tenant).or_default();
         tally.name = record.name;
-        tally.seen.insert(record.sequence, record.acknowledged);
         let Some(signal) = signal(record.signal) else { return };
+        tally.seen[signal.index()].insert(record.sequence, record.acknowledged);
         for counted in record.services {
             let entry = match tally.services.entry(counted.service) {
                 Entry::Vacant(_) if self.series >= SERIES_MAX => tally.services.entry(OTHER.to_owned()),
@@ -102,9 +103,8 @@ impl State {
         let tenants = self.tenants.iter().map(|(tenant, tally)| TenantImage {
             tenant: *tenant,
             name: tally.name.clone(),
-            below: tally.seen.below,
-            beyond: tally.seen.beyond.iter().copied().collect(),
             services: tally.services.iter().map(service_image).collect(),
+            seen: tally.seen.iter().map(Seen::image).collect(),
         });
         let items = self.latest.iter().flat_map(|latest| latest.items.iter().cloned());
         Image { tenants: tenants.collect(), items: items.collect() }
@@ -114,7 +114,8 @@ impl State {
     pub(super) fn from_image(image: Image) -> Self {
         let mut state = Self::default();
         for tenant in image.tenants {
-            let seen = Seen { below: tenant.below, beyond: tenant.beyond.into_iter().collect() };
+            let mut seen: [Seen; 3] = Default::default();
+            seen.iter_mut().zip(tenant.seen).for_each(|(seen, image)| *seen = Seen::from_image(image));
             let counts = tenant.services.into_iter().map(|s| (s.service, [s.spans, s.metric_points, s.log_records]));
             let services: BTreeMap<_, _> = counts.collect();
             state.series += services.keys().filter(|service| *service != OTHER).count();
@@ -137,6 +138,14 @@ fn service_image((service, counts): (&String, &[u64; 3])) -> ServiceImage {
 }
 
 impl Seen {
+    fn image(&self) -> SeenImage {
+        SeenImage { below: self.below, beyond: self.beyond.iter().copied().collect() }
+    }
+
+    fn from_image(image: SeenImage) -> Self {
+        Self { below: image.below, beyond: image.beyond.into_iter().collect() }
+    }
+
     fn contains(&self, sequence: u64) -> bool {
         sequence <= self.below || self.beyond.contains(&sequence)
     }
