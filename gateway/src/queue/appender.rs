@@ -14,7 +14,7 @@
 use std::io::{self, IoSlice};
 use std::ops::Range as Span;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crc32c::crc32c_append;
 
@@ -422,5 +422,5 @@ pub(crate) fn seal<D: Disk>(
         disk.resize(&file, length)?;
         disk.sync(&file)?;
     }
-    Ok(Segment { key, file, length, data_end, ranges, repaired: Default::default() })
+    Ok(Segment { key, file, length, data_end, ranges, repaired: Default::default(), spoiled: AtomicBool::new(false) })
 }

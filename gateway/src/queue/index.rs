@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::disk::Disk;
@@ -48,6 +49,8 @@ pub(crate) struct Segment<D: Disk> {
     pub(crate) ranges: Vec<Range>,
     /// Entries by tenant, where the index on disk is damaged or could not be written.
     pub(crate) repaired: Mutex<HashMap<TenantId, Arc<[Entry]>>>,
+    /// A record in it could not be read: it may be readable again, so the segment stays until all of it is done.
+    pub(crate) spoiled: AtomicBool,
 }
 
 /// Some records of one tenant, wherever they are.
@@ -238,6 +241,11 @@ impl<D: Disk> OpenSegment<D> {
 }
 
 impl<D: Disk> Segment<D> {
+    /// Whether a record in it could not be read.
+    pub(crate) fn is_spoiled(&self) -> bool {
+        self.spoiled.load(Ordering::Relaxed)
+    }
+
     /// What it has of the tenant.
     pub(crate) fn range(&self, tenant: TenantId) -> Option<Range> {
         let at = self.ranges.binary_search_by_key(&tenant, |range| range.tenant).ok()?;
@@ -294,13 +302,16 @@ impl<D: Disk> Segment<D> {
 
     fn entries_by_scan(&self, disk: &D, tenant: TenantId) -> io::Result<Vec<Entry>> {
         let mut entries = Vec::new();
-        scan((disk, &self.file, self.key), (SEGMENT_HEADER_BYTES, self.data_end), |offset, header, _| {
+        let end = scan((disk, &self.file, self.key), (SEGMENT_HEADER_BYTES, self.data_end), |offset, header, _| {
             if let Some((owner, entry)) = entry_of(offset, header)
                 && owner == tenant
             {
                 entries.push(entry);
             }
         })?;
+        if end.damaged > 0 || end.end < self.data_end {
+            self.spoiled.store(true, Ordering::Relaxed);
+        }
         Ok(entries)
     }
 }

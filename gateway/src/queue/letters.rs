@@ -148,12 +148,6 @@ impl Letters {
         self.kept.is_empty()
     }
 
-    /// Those from the first to the last.
-    pub(crate) fn within(&self, first: Sequence, last: Sequence) -> Vec<Sequence> {
-        let from = self.kept.partition_point(|kept| kept.sequence < first);
-        self.kept.iter().skip(from).map(|kept| kept.sequence).take_while(|sequence| *sequence <= last).collect()
-    }
-
     /// Whether there is one from the first to the last.
     pub(crate) fn is_any_within(&self, first: Sequence, last: Sequence) -> bool {
         let from = self.kept.partition_point(|kept| kept.sequence < first);
@@ -260,7 +254,6 @@ mod tests {
                 let first = letters.oldest().map(|oldest| oldest.0);
                 assert_eq!(first, model.keys().next().copied());
                 assert_eq!(letters.is_any_within(Sequence(10), Sequence(20)), model.range(10..=20).next().is_some());
-                assert_eq!(letters.within(Sequence(10), Sequence(20)).len(), model.range(10..=20).count());
             }
         }
     }

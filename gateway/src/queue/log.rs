@@ -524,7 +524,13 @@ impl<D: Disk> Log<D> {
                 let mut data = segment.ranges.iter().filter(|range| tenant_of_letters(range.tenant).is_none());
                 data.all(|range| self.tenants.is_done(range))
             };
-            self.done.extend(sealed.iter().find(is_data_done).map(|segment| segment.key.id));
+            // A relocated segment is new and may have the oldest of them.
+            let oldest_letter = |segment: &&Arc<Segment<D>>| {
+                let letters = segment.ranges.iter().filter(|range| tenant_of_letters(range.tenant).is_some());
+                letters.map(|range| range.first).min()
+            };
+            let oldest = sealed.iter().filter(is_data_done).min_by_key(oldest_letter);
+            self.done.extend(oldest.map(|segment| segment.key.id));
         }
     }
 
@@ -535,7 +541,7 @@ impl<D: Disk> Log<D> {
         }
         for id in std::mem::take(&mut self.done) {
             let Some(segment) = self.index.remove(id) else { continue };
-            self.lose_letters(&segment.ranges);
+            self.lose_letters(&segment);
             let retired = self.appender.space.retire(&segment);
             if !self.survives(retired) {
                 return;

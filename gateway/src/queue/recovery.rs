@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::appender::{Appender, seal};
@@ -251,7 +251,15 @@ fn load<D: Disk>(disk: &D, key: SegmentKey, damaged: &AtomicU64) -> Result<Segme
             ranges.sort_unstable_by_key(|range| range.tenant);
             let repaired = entries.into_iter().map(|(tenant, entries)| (tenant, entries.into())).collect();
             let repaired = std::sync::Mutex::new(repaired);
-            Ok(Segment { key, file, length, data_end: end.end, ranges, repaired })
+            Ok(Segment {
+                key,
+                file,
+                length,
+                data_end: end.end,
+                ranges,
+                repaired,
+                spoiled: AtomicBool::new(end.damaged > 0),
+            })
         }
     }
 }
@@ -270,7 +278,8 @@ pub(crate) fn load_sealed<D: Disk>(disk: &D, key: SegmentKey, file: &Arc<D::File
     let mut table = vec![0; usize::try_from(table_bytes).ok()?];
     disk.read_at(file, trailer.table_offset, &mut table).ok()?;
     let ranges = trailer.table(&table, seed)?;
-    Some(Segment { key, file: file.clone(), length, data_end: trailer.data_end, ranges, repaired: Default::default() })
+    let (data_end, repaired) = (trailer.data_end, Default::default());
+    Some(Segment { key, file: file.clone(), length, data_end, ranges, repaired, spoiled: AtomicBool::new(false) })
 }
 
 impl Facts {

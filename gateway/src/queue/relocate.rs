@@ -16,7 +16,7 @@
 //! What was live when the writer asked is copied. What was done by then stays behind: its cursors were in the log by then, and are
 //! durable before the target has its name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -47,6 +47,8 @@ const PAUSE: Duration = Duration::from_millis(10);
 pub(crate) struct Standing {
     /// Everybody, with cursors that are in the log.
     pub(crate) tenants: BTreeMap<TenantId, Tenant>,
+    /// The segments that were sealed by then: what is in others may be of tenants, letters and routes that are newer.
+    pub(crate) sealed: BTreeSet<u64>,
     /// Positions of the target's own records: this one and as many more as there are tenants, and three.
     pub(crate) first: Sequence,
     /// Of the target.
@@ -216,7 +218,9 @@ pub(crate) fn run<D: Disk>(desk: &Desk<D>, (disk, index, stats): (&D, &Index<D>,
 }
 
 fn look<D: Disk>(disk: &D, index: &Index<D>, standing: Box<Standing>) -> Turn<D> {
-    match plan::plan(disk, &index.sealed(), standing) {
+    let mut sealed = index.sealed();
+    sealed.retain(|segment| standing.sealed.contains(&segment.key.id));
+    match plan::plan(disk, &sealed, standing) {
         Ok(None) => Turn::Rest,
         Ok(Some(Plan { bytes: 0, sources, .. })) => Turn::Copied(Copied { segment: None, sources, lent: 0 }),
         Ok(Some(plan)) => Turn::Asks(Box::new(plan)),

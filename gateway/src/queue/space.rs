@@ -170,9 +170,16 @@ impl<D: Disk> Space<D> {
     }
 
     /// Room for a segment that is made elsewhere, and its key.
+    /// Spares make room for it: on a full log they are what is left of those that cursors took.
     pub(crate) fn lend(&mut self, bytes: u64) -> Result<SegmentKey, Failure> {
-        if self.disk_bytes() + bytes > self.disk_bytes_max {
+        if self.used_bytes + self.lent_bytes + bytes > self.disk_bytes_max {
             return Err(Failure::Full);
+        }
+        while self.disk_bytes() + bytes > self.disk_bytes_max {
+            let spare = self.spares.pop().ok_or(Failure::Full)?;
+            let removed = self.disk.remove(&spare.key.free_name());
+            removed.map_err(|error| Failure::Io("removing a spare segment", error))?;
+            self.directory_changed = true;
         }
         self.lent_bytes += bytes;
         Ok(SegmentKey { id: self.id(), generation: 0, salt: self.rng.u32(..) })

@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use super::super::appender::{Fields, Source};
-use super::super::footer::{RANGE_BYTES, Range};
+use super::super::footer::RANGE_BYTES;
 use super::super::group::{Outcome, Request};
+use super::super::index::{Segment, Wanted};
 use super::super::letters::{self, tenant_of_letters};
 use super::super::record::{self, Kind};
 use super::super::tools::{LetterChange, Verdict};
@@ -125,19 +126,25 @@ impl<D: Disk> Log<D> {
         self.stats.dead_letters_dropped.fetch_add(count as u64, Ordering::Relaxed);
     }
 
-    /// Letters of a segment that is freed, since data is worth more. Nothing has to be written: they are nowhere any more.
-    pub(super) fn lose_letters(&mut self, ranges: &[Range]) {
-        for range in ranges {
+    /// Letters of a segment that is freed, since data is worth more. Nothing has to be written: they are nowhere any more. Exactly
+    /// those that are in it: since relocation, letters of others may lie between them.
+    pub(super) fn lose_letters(&mut self, segment: &Segment<D>) {
+        for range in &segment.ranges {
             let Some(id) = tenant_of_letters(range.tenant) else { continue };
             let Some(letters) = self.tenants.letters_mut(id) else { continue };
-            let gone = letters.within(range.first, range.last);
-            if letters.remove(&gone) > 0 {
-                self.count_dropped(gone.len());
-                tracing::error!(
-                    tenant = id.0,
-                    count = gone.len(),
-                    "the queue is full: the oldest dead letters were dropped"
-                );
+            if !letters.is_any_within(range.first, range.last) {
+                continue;
+            }
+            let wanted = Wanted { tenant: range.tenant, after: Sequence::ZERO, bytes_max: usize::MAX };
+            let gone: Vec<_> = match segment.entries_after(self.appender.disk(), range, wanted) {
+                Ok(entries) => entries.iter().map(|entry| entry.sequence).collect(),
+                // Those that nobody can list any more stay on the list until somebody asks for one.
+                Err(_) => continue,
+            };
+            let count = letters.remove(&gone) as usize;
+            if count > 0 {
+                self.count_dropped(count);
+                tracing::error!(tenant = id.0, count, "the queue is full: the oldest dead letters were dropped");
             }
         }
     }

@@ -61,7 +61,11 @@ impl<D: Disk> Log<D> {
             Turn::Asks(plan) => match self.appender.space.lend(plan.bytes) {
                 Ok(key) => relocate::begin(*plan, key),
                 // Cursors have taken what is reserved: they free some.
-                Err(_) => Turn::Rest,
+                Err(failure) => {
+                    self.refusal(failure);
+                    self.relocation.moved = true;
+                    Turn::Rest
+                }
             },
             Turn::Copied(copied) if self.appender.is_unsynced() => Turn::Copied(copied),
             Turn::Copied(copied) => {
@@ -73,6 +77,8 @@ impl<D: Disk> Log<D> {
             Turn::GivenUp(lent) => {
                 self.appender.space.take_back(lent);
                 self.relocation.rests_until_unix_ms = now_unix_ms.saturating_add(REST_MS);
+                // Or nothing would ever be looked at again where nothing moves.
+                self.relocation.moved = true;
                 Turn::Rest
             }
             relocators => relocators,
@@ -107,6 +113,7 @@ impl<D: Disk> Log<D> {
         Turn::Look(Box::new(Standing {
             first: self.appender.reserve(tenants.len() as u64 + 3),
             tenants,
+            sealed: self.index.sealed().iter().map(|segment| segment.key.id).collect(),
             header: created,
             segment_bytes,
             slack_bytes: slack_segments * segment_bytes,

@@ -1,12 +1,13 @@
 //! Copying what is live of some segments into one.
 //!
 //! Owns the target until it is handed over: a file that has the name of a spare, so that a crash leaves nothing but a spare. It
-//! checks both checksums of what it copies; what is damaged is counted and stays behind.
+//! checks both checksums of what it copies. A record that cannot be read ends the copy, and its segment stays where it is until
+//! all of it is done: what a disk refuses today it may give tomorrow, and people may want to look at what is damaged.
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crc32c::crc32c_append;
 
@@ -78,8 +79,17 @@ impl<D: Disk> Copy<D> {
         };
         while self.target.buffer.len() < STEP_BYTES {
             let run = self.next_run(disk)?;
+            self.refuse_spoiled()?;
             if !run.entries.is_empty() {
-                fetch(disk, &run, damaged, |header, payload| self.target.put(*header, &payload))?;
+                let unreadable = AtomicU64::new(0);
+                fetch(disk, &run, &unreadable, |header, payload| self.target.put(*header, &payload))?;
+                let unreadable = unreadable.into_inner();
+                if unreadable > 0 {
+                    damaged.fetch_add(unreadable, Ordering::Relaxed);
+                    let source = self.sources.iter().find(|segment| segment.key == run.key);
+                    source.inspect(|segment| segment.spoiled.store(true, Ordering::Relaxed));
+                }
+                self.refuse_spoiled()?;
             } else if !self.next_owner() {
                 self.put_metadata();
                 self.target.write_out(disk, &file)?;
@@ -88,6 +98,13 @@ impl<D: Disk> Copy<D> {
         }
         self.target.write_out(disk, &file)?;
         Ok(None)
+    }
+
+    fn refuse_spoiled(&self) -> io::Result<()> {
+        match self.sources.iter().find(|segment| segment.is_spoiled()) {
+            Some(segment) => Err(io::Error::other(format!("a record of {} cannot be read", segment.key.name()))),
+            None => Ok(()),
+        }
     }
 
     /// Lets the file go. Gives back how much room it was given.

@@ -97,6 +97,7 @@ fn too_many<D: Disk>(candidates: &[Candidate<D>], standing: &Standing) -> Option
     let mut small: Vec<_> = candidates
         .iter()
         .filter(|candidate| candidate.segment.length <= standing.segment_bytes / SMALL_MAX as u64)
+        .filter(|candidate| !candidate.segment.is_spoiled())
         .collect();
     small.sort_by_key(|candidate| (size(candidate), candidate.segment.key.id));
     let group = small.chunk_by(|one, next| size(one) == size(next)).find(|group| group.len() >= SMALL_MAX)?;
@@ -137,7 +138,8 @@ impl<D: Disk> Candidate<D> {
     fn is_worth(&self, standing: &Standing) -> bool {
         let idle = self.segment.length.saturating_sub(self.live);
         // What a short segment has beside its records is not worth a file of its own.
-        self.live == 0 || (idle > self.segment.length / 3 && idle >= standing.segment_bytes / 32)
+        !self.segment.is_spoiled()
+            && (self.live == 0 || (idle > self.segment.length / 3 && idle >= standing.segment_bytes / 32))
     }
 }
 

@@ -423,3 +423,118 @@ fn what_is_done_beyond_a_gap_is_left_behind() {
     assert!(left.contains(&all[1]) && !left.contains(&all[0]) && !left.contains(&all[3]), "{left:?} of {all:?}");
     world.restart(Crash::PowerLoss, false);
 }
+
+/// Four segments with little that is live, the open one nearly full, and the relocator asked what is worth it: it has not looked yet.
+fn asked(seed: u64) -> (World, TenantId) {
+    let mut world = World::new(seed);
+    let dead = world.register("shop/dead").expect("there is room");
+    let live = world.register("shop/live").expect("there is room");
+    while world.index.sealed_count() < 4 {
+        world.append(dead, true, &[1_400]).expect("there is room");
+        for _ in 0..4 {
+            let last = world.append(live, true, &[1_000]).expect("there is room");
+            world.acknowledge(live, last);
+        }
+    }
+    while world.log.appender.room() > 2_800 {
+        let last = world.append(live, true, &[1_000]).expect("there is room");
+        world.acknowledge(live, last);
+    }
+    // Whatever it was asked before is forgotten.
+    world.log.relocation.desk.put(crate::queue::relocate::Turn::Rest, false);
+    world.now += 100_000;
+    world.step(Vec::new());
+    (world, live)
+}
+
+/// Scenario: between the writer's question and the relocator's look a pod comes, sends something, and the segment is sealed.
+/// Guarantees: what is newer than the question is not judged by it: the data is there after the relocation.
+#[test]
+fn a_tenant_that_comes_before_the_look_keeps_its_data() {
+    let (mut world, live) = asked(21);
+    let late = world.register("shop/late").expect("there is room");
+    world.append(late, true, &[200]).expect("there is room");
+    while world.index.sealed_count() < 5 {
+        world.append(live, true, &[1_000]).expect("there is room");
+    }
+    relocate(&mut world);
+    assert!(world.log.relocation.change_overs > 0);
+    assert_eq!(world.read(late, Sequence::ZERO).len(), 1);
+}
+
+/// Scenario: the same with a dead letter that is filed meanwhile.
+/// Guarantees: a letter that is kept is on disk.
+#[test]
+fn a_letter_that_comes_before_the_look_is_kept() {
+    let (mut world, live) = asked(22);
+    let reply = Reply { mailbox: Arc::default(), ticket: 1 };
+    world.step(vec![Request::DeadLetter(super::letter(live, Sequence(1), vec![7; 100]), reply)]);
+    while world.index.sealed_count() < 5 {
+        world.append(live, true, &[1_000]).expect("there is room");
+    }
+    relocate(&mut world);
+    assert!(world.log.relocation.change_overs > 0);
+    let kept: Vec<_> = world.log.tenants.find(live).expect("known").letters.iter().collect();
+    let sequence = kept.first().expect("it was filed").sequence;
+    let owner = crate::queue::letters::owner_of_letters(live);
+    let wanted = Wanted { tenant: owner, after: Sequence(sequence.0 - 1), bytes_max: 1 };
+    let found = reader::letter(&*world.disk, &world.index, &world.stats.damaged_records, (wanted, sequence));
+    assert!(found.expect("readable").is_some());
+}
+
+/// Scenario: a log that is full for data, whose last reserves cursors have taken and given back as a spare.
+/// Guarantees: there is room for a relocation, or a full log with a dead destination would stay full.
+#[test]
+fn spares_of_a_full_log_make_room_for_a_relocation() {
+    use crate::queue::format::SegmentHeader;
+    use crate::queue::space::Space;
+    let disk = Arc::new(SimDisk::new(1));
+    let mut space = Space::new(disk, (SEGMENT_BYTES, 10 * SEGMENT_BYTES), 1, fastrand::Rng::with_seed(1));
+    let header = SegmentHeader { class: 0, created_unix_ms: 0, log_id: 1, epoch: 1, tenants_next: 1 };
+    for _ in 0..8 {
+        space.ensure(1, 2 * SEGMENT_BYTES).expect("room for data");
+        space.take(&header).expect("ready");
+    }
+    assert!(space.ensure(1, 2 * SEGMENT_BYTES).is_err(), "full for data");
+    space.ensure(1, 0).expect("cursors");
+    let (key, file) = space.take(&header).expect("ready");
+    space.ensure(1, 0).expect("cursors");
+    space.take(&header).expect("ready");
+    let done = crate::queue::index::Segment {
+        key,
+        file,
+        length: SEGMENT_BYTES,
+        data_end: 64,
+        ranges: Vec::new(),
+        repaired: Default::default(),
+        spoiled: Default::default(),
+    };
+    space.retire(&done).expect("it is done");
+    drop(done);
+    assert!(space.lend(4096).is_ok(), "nine of ten segments are in use");
+    assert!(space.disk_bytes() <= 10 * SEGMENT_BYTES);
+}
+
+/// Scenario: every segment in turn has a sector that cannot be read while it is to be emptied, and can be read again later.
+/// Guarantees: no record is left behind and freed with its segment: all of the dead destination's records are there in the end.
+#[test]
+fn what_cannot_be_read_today_may_be_tomorrow() {
+    let (mut world, _) = asked(23);
+    let dead = world.log.tenants.iter().map(|(id, _)| id).min().expect("two tenants");
+    let sequences = |world: &mut World| -> Vec<_> {
+        world.read(dead, Sequence::ZERO).iter().map(|record| record.sequence).collect()
+    };
+    let before = sequences(&mut world);
+    let names: Vec<_> = world.index.sealed().iter().map(|segment| segment.key.name()).collect();
+    for name in names {
+        if !world.disk.list().expect("a list").contains(&name) {
+            continue;
+        }
+        world.disk.make_unreadable(&name, 4);
+        world.now += 100_000;
+        world.step(Vec::new());
+        relocate(&mut world);
+    }
+    world.disk.set_faults(Faults::default());
+    assert_eq!(sequences(&mut world), before);
+}
