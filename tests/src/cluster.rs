@@ -161,6 +161,8 @@ fn config(paths: &Paths, sink: &Sink) -> String {
   data_dir: {}
   admin: ADMIN
   name: node-7
+  # However full the disk of whoever runs the tests is.
+  min_free: 1MiB
   custody_socket: {}
 defaults:
   destinations: [backend]
