@@ -11,7 +11,7 @@
 //! - `index`, `reader`, `scan`: finding records again, by the index or in spite of damage.
 //! - `letters`: which dead letters of a tenant are kept.
 //! - `relocate`: emptying segments of which little is live, beside the writer.
-//! - `recovery`: from files to a log.
+//! - `recovery`: from files to a log; `damaged`: what it, or a read, found damaged, kept aside.
 //! - `tools`: what people ask, of a queue that runs and of one at rest.
 //! - `verify`: all of it, looked at and not touched.
 //! - `writer`, `directory`, `meta`: threads, lock and sled around it.
@@ -22,6 +22,7 @@ mod appender;
 mod budget;
 mod clock;
 mod cursor;
+mod damaged;
 mod directory;
 mod disk;
 mod footer;
@@ -81,7 +82,7 @@ use writer::{Inbox, PoisonOnPanic};
 /// Where and how large.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// `log/`, `meta/`, `lock` and `format` are made in it.
+    /// `log/`, `meta/`, `damaged/`, `lock` and `format` are made in it.
     pub data_dir: PathBuf,
     /// The log's limit, in bytes of segments.
     pub disk_bytes_max: u64,
@@ -272,7 +273,9 @@ pub struct Stored {
 pub struct Overdue {
     /// In order, without payload.
     pub records: Vec<Stored>,
-    /// Everything of the tenant up to here is among them, or is damaged (and counted).
+    /// Those that cannot be read, whatever their age: as in [`Read`].
+    pub damaged: Vec<Stored>,
+    /// Everything of the tenant up to here is among them.
     pub through: Sequence,
     /// When the first one after that was appended; `None` if there is none, or the look ended before it.
     pub next_unix_ms: Option<u64>,
@@ -283,7 +286,9 @@ pub struct Overdue {
 pub struct Read {
     /// In order; empty when nothing is left up to `last`.
     pub records: Vec<Stored>,
-    /// Everything of the tenant up to here was returned or is damaged (and counted).
+    /// Records in between that are damaged, in order: without time and payload, by what the index says of them.
+    pub damaged: Vec<Stored>,
+    /// Everything of the tenant up to here is among them.
     pub through: Sequence,
 }
 
@@ -387,6 +392,8 @@ pub struct Snapshot {
     pub payload_bytes: u64,
     /// Damaged records found since the start.
     pub damaged_records: u64,
+    /// Times that metadata was missing, stale or damaged and was made anew, since the start.
+    pub meta_rebuilds: u64,
     /// Dead letters that were dropped: over their tenant's budget, or because the log was full.
     pub dead_letters_dropped: u64,
     /// Records that were copied out of segments of which little was live, and their bytes.
@@ -452,6 +459,8 @@ impl Queue {
             saved,
         };
         let (index, stats) = (Arc::new(Index::default()), Arc::new(Stats::default()));
+        stats.damaged_records.keep_in(config.data_dir.join("damaged"));
+        stats.meta_rebuilds.store(meta_rebuilt.into(), Ordering::Relaxed);
         let shared = (index.clone(), stats.clone(), handoff);
         let (mut log, recovery) = recovery::recover(disk.clone(), survey, params, shared).map_err(recover_error)?;
         if meta_rebuilt {
@@ -595,9 +604,10 @@ fn spawn(
     mut meta: SledMeta,
 ) -> std::io::Result<JoinHandle<std::io::Result<()>>> {
     let meta_inbox = Arc::new(MetaInbox::default());
-    let saver_inbox = meta_inbox.clone();
-    let saver =
-        std::thread::Builder::new().name("queue-meta".to_owned()).spawn(move || meta::run(&saver_inbox, &mut meta))?;
+    let (saver_inbox, savers_stats) = (meta_inbox.clone(), stats.clone());
+    let saver = std::thread::Builder::new()
+        .name("queue-meta".to_owned())
+        .spawn(move || meta::run(&saver_inbox, &mut meta, &savers_stats.meta_rebuilds))?;
     let desk = log.relocation.desk.clone();
     let (relocators_desk, relocators_inbox, relocators_stats) = (desk.clone(), inbox.clone(), stats.clone());
     let relocator = std::thread::Builder::new().name("queue-relocate".to_owned()).spawn(move || {

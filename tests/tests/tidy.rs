@@ -139,6 +139,16 @@ fn unsafe_and_silence_stay_in_their_place() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// Scenario: code or a test that a mutant speaks of is changed, moved or renamed.
+/// Guarantees: each mutant of the queue still applies, in exactly one place, and its test is there. `tests/mutants/run` runs them.
+#[test]
+fn every_mutant_still_applies() {
+    let looked_at = std::process::Command::new(root().join("tests/mutants/run")).arg("--check").output();
+    let looked_at = looked_at.expect("bash and perl are there");
+    let said = [looked_at.stdout, looked_at.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    assert!(looked_at.status.success(), "{said}");
+}
+
 /// Scenario: a test that a document gives as a proof is renamed, or a comment refers to a document that is not here.
 /// Guarantees: every `file.rs::test` in docs/ names a test, every document that a comment names is in this repository, and so
 /// is every clause and row of docs/ that is named with its document.

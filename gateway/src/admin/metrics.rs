@@ -214,6 +214,11 @@ impl Scrape {
         out.counter("pillion_queue_payload_bytes", "Payload bytes written.", alone(queue.payload_bytes))?;
         out.counter("pillion_queue_damaged_records", "Damaged records found.", alone(queue.damaged_records))?;
         out.counter(
+            "pillion_queue_metadata_rebuilds",
+            "Times that sled was missing, stale or damaged and was made anew from the log.",
+            alone(queue.meta_rebuilds),
+        )?;
+        out.counter(
             "pillion_queue_relocated_records",
             "Records copied out of segments of which little was live.",
             alone(queue.relocated_records),

@@ -189,6 +189,7 @@ fn queue() -> queue::Snapshot {
         syncs: 12,
         payload_bytes: 14_000,
         damaged_records: 1,
+        meta_rebuilds: 1,
         relocated_records: 4,
         relocated_bytes: 4_096,
         dead_letters_dropped: 0,

@@ -62,15 +62,17 @@ pub enum Loss {
     Expired,
     /// Given up for newer data, by `queue.on_full: drop_oldest`.
     DroppedOldest,
+    /// Damaged on the disk.
+    Damaged,
 }
 
 impl Loss {
     /// All of them, in the order of their indices.
-    pub const ALL: [Self; 2] = [Self::Expired, Self::DroppedOldest];
+    pub const ALL: [Self; 3] = [Self::Expired, Self::DroppedOldest, Self::Damaged];
 
     /// The value of the `reason` label.
     pub fn label(self) -> &'static str {
-        ["expired", "dropped_oldest"][self as usize]
+        ["expired", "dropped_oldest", "damaged"][self as usize]
     }
 }
 
@@ -109,7 +111,7 @@ pub struct DeliveryStats {
     /// Reported rejected in a partial success (estimated when the request was merged).
     pub rejected: [Counter; 3],
     /// Passed without delivery, by `Loss as usize`.
-    pub lost: [[Counter; 3]; 2],
+    pub lost: [[Counter; 3]; 3],
 }
 
 /// Sum over the signals.

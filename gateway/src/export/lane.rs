@@ -31,8 +31,9 @@ use super::cursors::{Cursors, Met};
 use super::drr::Head;
 use super::merge::{Key, LONE_BYTES_MIN, Record, Refusals};
 use crate::base::handoff::Committed;
+use crate::base::stats::Loss;
 use crate::base::{DestinationName, Sequence, Signal, TenantId};
-use crate::queue::{CursorOf, CursorState, Stored};
+use crate::queue::{CursorOf, CursorState, Read, Stored};
 
 /// Records loaded and in the cursor's books: bounds a checkpoint to 128 KiB a lane.
 const BOOKED_RECORDS_MAX: usize = 16 * 1024;
@@ -230,19 +231,23 @@ impl Lane {
     }
 
     /// Takes what was read from the log after `after`.
-    pub(crate) fn take_read(&mut self, after: Sequence, records: Vec<Stored>, through: Sequence) {
+    pub(crate) fn take_read(&mut self, after: Sequence, Read { records, damaged, through }: Read) {
         if self.cursors.seen() < after {
             // What it had loaded before was forgotten meanwhile: with this, that would be skipped.
             return;
         }
         let mut complete = true;
-        for record in records {
+        for (record, is_damaged) in in_order(records, damaged) {
             if record.sequence <= self.cursors.seen() {
                 continue;
             }
             complete = self.may_load(record.sequence);
             if !complete {
                 break;
+            }
+            if is_damaged {
+                self.pass_lost(&record, Loss::Damaged);
+                continue;
             }
             self.load(record.sequence, (record.signal, record.items, record.received_unix_ms), record.payload);
         }
@@ -555,6 +560,14 @@ impl Lane {
             self.gauge.queued_items.store(0, Ordering::Relaxed);
         }
     }
+}
+
+/// Intact and damaged records as they follow one another in the log.
+fn in_order(records: Vec<Stored>, damaged: Vec<Stored>) -> Vec<(Stored, bool)> {
+    let intact = records.into_iter().map(|record| (record, false));
+    let mut all: Vec<_> = intact.chain(damaged.into_iter().map(|record| (record, true))).collect();
+    all.sort_by_key(|(record, _)| record.sequence);
+    all
 }
 
 /// Whether a record goes in a request of its own.

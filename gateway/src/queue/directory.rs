@@ -116,7 +116,7 @@ impl Directory {
         let (new, path) = (dir.join("format.new"), dir.join("format"));
         let write = || {
             let mut file = File::create(&new)?;
-            write!(file, "pillion-queue {VERSION}\nlog {log_id:016x}\n")?;
+            file.write_all(format_text(VERSION, log_id).as_bytes())?;
             file.sync_all()?;
             std::fs::rename(&new, &path)?;
             File::open(dir)?.sync_all()
@@ -126,8 +126,12 @@ impl Directory {
 }
 
 fn make(directory: &Path) -> Result<(), OpenError> {
-    let made = DirBuilder::new().recursive(true).mode(0o750).create(directory);
-    made.map_err(|source| failure("creating", directory, source))
+    make_folder(directory).map_err(|source| failure("creating", directory, source))
+}
+
+/// Makes a folder of the data directory, unless it is there.
+pub(crate) fn make_folder(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o750).create(path)
 }
 
 fn open_lock(path: &Path) -> Result<File, OpenError> {
@@ -145,7 +149,13 @@ fn locked(path: &Path, lock: &mut File) -> OpenError {
     OpenError::Locked { dir: path.to_owned(), holder }
 }
 
-/// Which log it is. Only an intact first line with a newer number stops a start; damage does not.
+/// What the format file says. Its first line and its last are the same in every version.
+pub(crate) fn format_text(version: u32, log_id: u64) -> String {
+    let text = format!("pillion-queue {version}\nlog {log_id:016x}\n");
+    format!("{text}crc {:08x}\n", crc32c::crc32c(text.as_bytes()))
+}
+
+/// Which log it is. Only an intact file with a newer number stops a start; damage does not, not even of the number.
 pub(crate) fn read_format(path: &Path) -> Result<Option<u64>, OpenError> {
     let file = path.join("format");
     let mut text = String::new();
@@ -154,7 +164,9 @@ pub(crate) fn read_format(path: &Path) -> Result<Option<u64>, OpenError> {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => return Ok(None),
         Err(source) => return Err(failure("reading", &file, source)),
     }
-    let mut lines = text.lines();
+    let intact =
+        text.rsplit_once("crc ").filter(|(text, crc)| *crc == format!("{:08x}\n", crc32c::crc32c(text.as_bytes())));
+    let mut lines = intact.map_or("", |(text, _)| text).lines();
     let version = lines.next().and_then(|line| line.strip_prefix("pillion-queue ")?.parse::<u32>().ok());
     match version {
         Some(found) if found > VERSION => Err(OpenError::NewerFormat { dir: path.to_owned(), found, known: VERSION }),

@@ -5,10 +5,11 @@
 //! ```text
 //! data_dir/
 //!   lock      flock'ed by the process that has the directory; holds its pid
-//!   format    "pillion-queue 1\nlog <log id, 16 hex digits>\n"
+//!   format    "pillion-queue 1\nlog <log id, 16 hex digits>\ncrc <of what is before, 8 hex digits>\n"
 //!   log/      one file a segment: <id 16 hex>-<generation 8 hex>-<salt 8 hex>.seg, and <the same>.free for a segment
 //!             whose records are all done and whose file waits for its next life
 //!   meta/     sled; may be deleted at any time
+//!   damaged/  bytes of damaged records, for people                                                        see `damaged`
 //!
 //! segment   = header(64) | record* | index | table | trailer(64), every part at a multiple of 8; little-endian throughout
 //! header    = magic 8 | version u32 | generation u32 | id u64 | salt u32 | class u8 | 0 u8 * 3 | created unix ms u64

@@ -12,6 +12,7 @@
 //! nothing would look them up, since every segment begins with a copy of all tenants and ends with its own index.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -146,7 +147,7 @@ impl MetaInbox {
 
 /// The thread's loop. A failure discards what is there; `all` is every cursor saved by this process, so that a new
 /// beginning is complete.
-pub(crate) fn run(inbox: &Arc<MetaInbox>, meta: &mut dyn Meta) {
+pub(crate) fn run(inbox: &Arc<MetaInbox>, meta: &mut dyn Meta, rebuilds: &AtomicU64) {
     let mut all = Cursors::new();
     while let Some(update) = inbox.take() {
         for cursor in &update.cursors {
@@ -156,6 +157,7 @@ pub(crate) fn run(inbox: &Arc<MetaInbox>, meta: &mut dyn Meta) {
         update.forgotten.iter().for_each(|tenant| drop(all.remove(tenant)));
         let Err(problem) = meta.save(&update) else { continue };
         tracing::warn!(problem, "the queue's metadata cannot be saved: it is made anew");
+        rebuilds.fetch_add(1, Ordering::Relaxed);
         let everything = Update { cursors: all.values().flat_map(BTreeMap::values).cloned().collect(), ..update };
         if let Err(problem) = meta.discard().and_then(|()| meta.save(&everything)) {
             tracing::warn!(

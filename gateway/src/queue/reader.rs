@@ -1,14 +1,15 @@
 //! Reading one tenant's records back, in order.
 //!
-//! Owns nothing: it takes places from the index and bytes from the disk, and checks both checksums of every record. What
-//! is damaged is skipped and counted, never returned. It reads committed records only, since no others are in the index.
+//! Owns nothing: it takes places from the index and bytes from the disk, and checks both checksums of every record. What is
+//! damaged is never returned: it is counted, kept aside, and named by what the index says of it. It reads committed records
+//! only, since no others are in the index.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use crc32c::crc32c_append;
 
+use super::damaged::Damaged;
 use super::disk::Disk;
 use super::footer::Entry;
 use super::index::{Index, Run, Wanted};
@@ -21,8 +22,8 @@ use crate::base::{Sequence, Signal, TenantId};
 const RUN_BYTES_MAX: u64 = 256 * 1024;
 
 /// Reads what is wanted: at least one record if there is one, then up to the bytes.
-pub(crate) fn read<D: Disk>(disk: &D, index: &Index<D>, damaged: &AtomicU64, mut wanted: Wanted) -> io::Result<Read> {
-    let mut out = Read { records: Vec::new(), through: wanted.after };
+pub(crate) fn read<D: Disk>(disk: &D, index: &Index<D>, damaged: &Damaged, mut wanted: Wanted) -> io::Result<Read> {
+    let mut out = Read { records: Vec::new(), damaged: Vec::new(), through: wanted.after };
     let mut left = wanted.bytes_max;
     while out.records.is_empty() || left > 0 {
         let Some(place) = index.find(disk, Wanted { bytes_max: left, ..wanted })? else { break };
@@ -32,7 +33,8 @@ pub(crate) fn read<D: Disk>(disk: &D, index: &Index<D>, damaged: &AtomicU64, mut
             break;
         }
         for run in &place.runs {
-            fetch(disk, run, damaged, |header, payload| {
+            fetch(disk, run, damaged, |entry, record| {
+                let Some((header, payload)) = record else { return out.damaged.extend(missing(entry)) };
                 let signal = Signal::from_number(header.signal);
                 // The index is checked, so a record of somebody else is a fault of ours: it is not handed out.
                 let is_wanted = header.kind == Kind::Data as u8 && header.tenant == wanted.tenant.0;
@@ -58,20 +60,20 @@ pub(crate) fn read<D: Disk>(disk: &D, index: &Index<D>, damaged: &AtomicU64, mut
 pub(crate) fn overdue<D: Disk>(
     disk: &D,
     index: &Index<D>,
-    damaged: &AtomicU64,
+    damaged: &Damaged,
     (mut wanted, limit_unix_ms, records_max): (Wanted, u64, usize),
 ) -> io::Result<Overdue> {
-    let mut out = Overdue { records: Vec::new(), through: wanted.after, next_unix_ms: None };
+    let mut out = Overdue { records: Vec::new(), damaged: Vec::new(), through: wanted.after, next_unix_ms: None };
     while let Some(place) = index.find(disk, wanted)? {
         for (run, entry) in place.runs.iter().flat_map(|run| run.entries.iter().map(move |entry| (run, entry))) {
             if out.records.len() >= records_max {
                 return Ok(out);
             }
-            let header = match read_exact(disk, run, entry.offset.into(), HEADER_BYTES as u64) {
-                Ok(bytes) => Header::decode(&bytes, run.key.seed().at(entry.offset.into())),
-                Err(error) if is_damage(&error) => None,
-                Err(error) => return Err(error),
+            let bytes = match read_exact(disk, run, entry.offset.into(), HEADER_BYTES as u64) {
+                Err(error) if is_damage(&error) => Bytes::new(),
+                read => read?,
             };
+            let header = Header::decode(&bytes, run.key.seed().at(entry.offset.into()));
             match header.zip(entry.items()).filter(|(header, _)| header.sequence == entry.sequence) {
                 Some((header, _)) if header.received_unix_ms >= limit_unix_ms => {
                     out.next_unix_ms = Some(header.received_unix_ms);
@@ -84,7 +86,10 @@ pub(crate) fn overdue<D: Disk>(
                     received_unix_ms: header.received_unix_ms,
                     payload: Bytes::new(),
                 }),
-                None => drop(damaged.fetch_add(1, Ordering::Relaxed)),
+                None => {
+                    damaged.note((run.key, entry.offset.into()), &bytes);
+                    out.damaged.extend(missing(entry));
+                }
             }
             out.through = entry.sequence;
         }
@@ -105,7 +110,7 @@ pub(crate) fn appended_at<D: Disk>(disk: &D, run: &Run<D>, entry: &Entry) -> Opt
 pub(crate) fn letter<D: Disk>(
     disk: &D,
     index: &Index<D>,
-    damaged: &AtomicU64,
+    damaged: &Damaged,
     (wanted, sequence): (Wanted, Sequence),
 ) -> io::Result<Option<DeadLetter>> {
     let Some(place) = index.find(disk, wanted)? else { return Ok(None) };
@@ -113,7 +118,8 @@ pub(crate) fn letter<D: Disk>(
     let Some(mut run) = place.runs.into_iter().find(is_in) else { return Ok(None) };
     run.entries.retain(|entry| entry.sequence == sequence);
     let mut letter = None;
-    fetch(disk, &run, damaged, |header, payload| {
+    fetch(disk, &run, damaged, |_, record| {
+        let Some((header, payload)) = record else { return };
         let is_wanted =
             header.kind == Kind::DeadLetter as u8 && owner_of_letters(TenantId(header.tenant)) == wanted.tenant;
         letter = is_wanted.then(|| take_letter(header, &payload)).flatten();
@@ -121,18 +127,23 @@ pub(crate) fn letter<D: Disk>(
     Ok(letter)
 }
 
-/// Calls `found` with each of the run's records that is intact; counts the others.
+/// Calls `found` with each of the run's entries, and its record if that is intact; the others are counted and kept aside.
 pub(crate) fn fetch<D: Disk>(
     disk: &D,
     run: &Run<D>,
-    damaged: &AtomicU64,
-    mut found: impl FnMut(&Header, Bytes),
+    damaged: &Damaged,
+    mut found: impl FnMut(&Entry, Option<(&Header, Bytes)>),
 ) -> io::Result<()> {
     let mut take = |entry: &Entry, start: u64, bytes: &Bytes| {
         let from = usize::try_from(u64::from(entry.offset) - start).unwrap_or(usize::MAX).min(bytes.len());
-        match check(run, entry, &bytes.slice(from..)) {
-            Some((header, payload)) => found(&header, payload),
-            None => drop(damaged.fetch_add(1, Ordering::Relaxed)),
+        let bytes = bytes.slice(from..);
+        match check(run, entry, &bytes) {
+            Some((header, payload)) => found(entry, Some((&header, payload))),
+            None => {
+                let length = bytes.len().min(HEADER_BYTES + entry.length as usize);
+                damaged.note((run.key, entry.offset.into()), &bytes[..length]);
+                found(entry, None);
+            }
         }
     };
     let mut rest = run.entries.as_slice();
@@ -148,7 +159,7 @@ pub(crate) fn fetch<D: Disk>(
                     let start = u64::from(entry.offset);
                     match read_exact(disk, run, start, end_of(entry) - start) {
                         Ok(bytes) => take(entry, start, &bytes),
-                        Err(error) if is_damage(&error) => drop(damaged.fetch_add(1, Ordering::Relaxed)),
+                        Err(error) if is_damage(&error) => take(entry, start, &Bytes::new()),
                         Err(error) => return Err(error),
                     }
                 }
@@ -170,6 +181,12 @@ fn run_length(entries: &[Entry]) -> usize {
         useful == stride(entry.length as usize) || (span <= RUN_BYTES_MAX && useful * 2 >= span)
     };
     entries.iter().take_while(fits).count().max(1)
+}
+
+/// What the index says of a data record that is damaged.
+fn missing(entry: &Entry) -> Option<Stored> {
+    let (signal, items) = entry.items()?;
+    Some(Stored { sequence: entry.sequence, signal, items, received_unix_ms: 0, payload: Bytes::new() })
 }
 
 fn end_of(entry: &Entry) -> u64 {

@@ -7,10 +7,11 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use super::appender::{Appender, seal};
+use super::damaged::Damaged;
 use super::disk::Disk;
 use super::footer::{Entry, METADATA, RANGE_BYTES, Range, TRAILER_BYTES, Trailer};
 use super::format::{APPENDED, FoundHeader, SEGMENT_HEADER_BYTES, SEGMENT_HEADER_LENGTH, SegmentHeader, SegmentKey};
@@ -20,7 +21,7 @@ use super::log::Log;
 use super::meta::Saved;
 use super::reader::fetch;
 use super::record::{self, Header, Kind};
-use super::scan::scan;
+use super::scan::scan_with;
 use super::space::Space;
 use super::stats::Stats;
 use super::tenants::{Tenant, Tenants};
@@ -180,7 +181,7 @@ pub(crate) fn recover<D: Disk>(
     let appender = Appender::new((disk, index.clone(), stats.clone()), space, (identity, params.min_free), first);
     let recovery = Recovery {
         tenants: recovered,
-        damaged_records: stats.damaged_records.load(Ordering::Relaxed),
+        damaged_records: stats.damaged_records.count(),
         took: started.elapsed(),
         newest_unix_ms,
         meta_rebuilt: false,
@@ -225,7 +226,7 @@ impl Progress {
 }
 
 /// A segment by its footer, or else by a scan, after which it is sealed.
-fn load<D: Disk>(disk: &D, key: SegmentKey, damaged: &AtomicU64) -> Result<Segment<D>, RecoverError> {
+fn load<D: Disk>(disk: &D, key: SegmentKey, damaged: &Damaged) -> Result<Segment<D>, RecoverError> {
     let failed = |error| RecoverError::Io("reading", key.name(), error);
     let file = Arc::new(disk.open(&key.name()).map_err(failed)?);
     let length = disk.length(&file).map_err(failed)?;
@@ -233,13 +234,18 @@ fn load<D: Disk>(disk: &D, key: SegmentKey, damaged: &AtomicU64) -> Result<Segme
         return Ok(segment);
     }
     let mut entries: HashMap<TenantId, Vec<Entry>> = HashMap::new();
-    let end = scan((disk, &file, key), (SEGMENT_HEADER_BYTES, length), |offset, header, _| {
+    let found = |offset, header: &Header, _: &[u8]| {
         if let Some((tenant, entry)) = entry_of(offset, header) {
             entries.entry(tenant).or_default().push(entry);
         }
-    })
-    .map_err(failed)?;
-    damaged.fetch_add(end.damaged, Ordering::Relaxed);
+    };
+    let mut told = 0;
+    let note = |offset, bytes: &[u8]| {
+        told += 1;
+        damaged.note((key, offset), bytes);
+    };
+    let end = scan_with((disk, &file, key), (SEGMENT_HEADER_BYTES, length), found, note).map_err(failed)?;
+    damaged.add(end.damaged.saturating_sub(told));
     let slices = || entries.iter().map(|(tenant, entries)| (*tenant, entries.as_slice())).collect::<Vec<_>>();
     match seal(disk, (key, file.clone()), end.end, slices(), None) {
         Ok(segment) => Ok(segment),
@@ -291,7 +297,7 @@ impl Facts {
         }
     }
 
-    fn note_segment<D: Disk>(&mut self, disk: &D, segment: &Segment<D>, damaged: &AtomicU64) {
+    fn note_segment<D: Disk>(&mut self, disk: &D, segment: &Segment<D>, damaged: &Damaged) {
         for range in &segment.ranges {
             self.highest = self.highest.max(range.last);
             if range.tenant != METADATA {
@@ -303,7 +309,11 @@ impl Facts {
         let wanted = Wanted { tenant: METADATA, after: Sequence::ZERO, bytes_max: usize::MAX };
         let Ok(entries) = segment.entries_after(disk, &range, wanted) else { return };
         let run = Run { key: segment.key, file: segment.file.clone(), entries };
-        let read = fetch(disk, &run, damaged, |header, payload| self.note_record(header, &payload));
+        let read = fetch(disk, &run, damaged, |_, record| {
+            if let Some((header, payload)) = record {
+                self.note_record(header, &payload);
+            }
+        });
         if let Err(error) = read {
             tracing::warn!(segment = segment.key.name(), %error, "tenants and cursors of a segment cannot be read");
         }

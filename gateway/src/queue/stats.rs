@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::watch;
 
 use super::Snapshot;
+use super::damaged::Damaged;
 
 /// Shared by the writer, the readers and the handles.
 #[derive(Debug)]
@@ -15,7 +16,8 @@ pub(crate) struct Stats {
     pub(crate) records: AtomicU64,
     pub(crate) syncs: AtomicU64,
     pub(crate) payload_bytes: AtomicU64,
-    pub(crate) damaged_records: AtomicU64,
+    pub(crate) damaged_records: Damaged,
+    pub(crate) meta_rebuilds: AtomicU64,
     pub(crate) dead_letters_dropped: AtomicU64,
     pub(crate) relocated_records: AtomicU64,
     pub(crate) relocated_bytes: AtomicU64,
@@ -34,7 +36,8 @@ impl Default for Stats {
             records: AtomicU64::new(0),
             syncs: AtomicU64::new(0),
             payload_bytes: AtomicU64::new(0),
-            damaged_records: AtomicU64::new(0),
+            damaged_records: Damaged::default(),
+            meta_rebuilds: AtomicU64::new(0),
             dead_letters_dropped: AtomicU64::new(0),
             relocated_records: AtomicU64::new(0),
             relocated_bytes: AtomicU64::new(0),
@@ -75,7 +78,8 @@ impl Stats {
             records: value(&self.records),
             syncs: value(&self.syncs),
             payload_bytes: value(&self.payload_bytes),
-            damaged_records: value(&self.damaged_records),
+            damaged_records: self.damaged_records.count(),
+            meta_rebuilds: value(&self.meta_rebuilds),
             dead_letters_dropped: value(&self.dead_letters_dropped),
             relocated_records: value(&self.relocated_records),
             relocated_bytes: value(&self.relocated_bytes),

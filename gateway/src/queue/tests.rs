@@ -7,6 +7,7 @@
 //! - `churn`: tenants that come and go.
 //! - `letters`: what was refused, and how long it is kept.
 //! - `promises`: single situations on the simulated disk.
+//! - `damage`: real files, damaged and crashed in every way.
 //! - `files`: the whole queue with its threads, on real files and with the real sled.
 //! - `golden`: the bytes of format version 1.
 
@@ -15,6 +16,7 @@
 mod budgets;
 mod checks;
 mod churn;
+mod damage;
 mod files;
 mod golden;
 mod letters;

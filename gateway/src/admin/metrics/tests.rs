@@ -147,6 +147,7 @@ fn every_name_carries_the_figure_of_its_snapshot() {
         ("pillion_queue_commits_total", vec![], 11.0),
         ("pillion_queue_syncs_total", vec![], 12.0),
         ("pillion_queue_damaged_records_total", vec![], 1.0),
+        ("pillion_queue_metadata_rebuilds_total", vec![], 1.0),
         ("pillion_queue_relocated_records_total", vec![], 4.0),
         ("pillion_queue_relocated_bytes_total", vec![], 4_096.0),
         ("pillion_queue_full", vec![], 1.0),

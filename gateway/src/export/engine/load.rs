@@ -14,7 +14,7 @@ use super::super::volatile::Stage;
 use super::{Engine, Filed, GATHER, GATHER_BYTES_MAX, READS_MAX, ReadDone};
 use crate::base::handoff::{Arrival, Committed};
 use crate::base::{Batch, DestinationName, Signal};
-use crate::queue::{Append, AppendError, Completion, CursorOf, Reply};
+use crate::queue::{Append, AppendError, Completion, CursorOf, Read, Reply};
 
 /// After a read that failed or found nothing although something must be there.
 const READ_PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
@@ -306,8 +306,11 @@ impl Engine {
         let before = lane.cursors.seen();
         match done.result {
             // Nothing there: what was between is damaged or past its retention. Readers see a record before we hear of it.
-            Ok(read) if read.records.is_empty() => lane.take_read(done.after, Vec::new(), read.through.max(done.tail)),
-            Ok(read) => lane.take_read(done.after, read.records, read.through),
+            Ok(read) if read.records.is_empty() => {
+                let through = read.through.max(done.tail);
+                lane.take_read(done.after, Read { through, ..read });
+            }
+            Ok(read) => lane.take_read(done.after, read),
             Err(error) => {
                 tracing::warn!(tenant = lane.tenant.0, %error, "reading backlog from the log failed; trying again");
             }

@@ -4,10 +4,10 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{Lane, Met};
+use super::{Lane, Met, in_order};
 use crate::base::Sequence;
 use crate::base::stats::Loss;
-use crate::queue::Overdue;
+use crate::queue::{Overdue, Stored};
 
 impl Lane {
     /// Its tenant's retention.
@@ -40,7 +40,7 @@ impl Lane {
         self.suspects = young;
         passed.extend(old);
         for record in &passed {
-            self.lose(record.signal.index(), record.items);
+            self.lose((record.signal.index(), Loss::Expired), record.items);
             self.finish(record);
         }
         let loaded = self.ready.iter().filter_map(|queue| queue.front()).chain(&self.suspects);
@@ -67,20 +67,11 @@ impl Lane {
         if self.cursors.seen() != after {
             return;
         }
-        for record in &overdue.records {
+        for (record, is_damaged) in in_order(overdue.records, overdue.damaged) {
             if !self.may_load(record.sequence) {
                 return;
             }
-            self.moved = true;
-            match self.cursors.load(record.sequence, record.signal) {
-                Met::New => {
-                    self.cursors.done(record.sequence, record.signal);
-                    self.lose(record.signal.index(), record.items);
-                }
-                Met::Done => {}
-                Met::Again => continue,
-            }
-            self.unqueue(u64::from(record.items));
+            self.pass_lost(&record, if is_damaged { Loss::Damaged } else { Loss::Expired });
         }
         if self.may_load(overdue.through) {
             self.cursors.pass(overdue.through);
@@ -95,7 +86,21 @@ impl Lane {
         self.gauge.oldest_unix_ms.store(oldest.unwrap_or(0), Ordering::Relaxed);
     }
 
-    fn lose(&self, signal: usize, items: u32) {
-        self.gauge.stats.lost[Loss::Expired as usize][signal].add(u64::from(items));
+    /// Meets a record that is not to be delivered any more.
+    pub(super) fn pass_lost(&mut self, record: &Stored, why: Loss) {
+        match self.cursors.load(record.sequence, record.signal) {
+            Met::New => {
+                self.cursors.done(record.sequence, record.signal);
+                self.lose((record.signal.index(), why), record.items);
+            }
+            Met::Done => {}
+            Met::Again => return,
+        }
+        self.moved = true;
+        self.unqueue(u64::from(record.items));
+    }
+
+    fn lose(&self, (signal, why): (usize, Loss), items: u32) {
+        self.gauge.stats.lost[why as usize][signal].add(u64::from(items));
     }
 }

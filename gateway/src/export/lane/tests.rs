@@ -28,6 +28,34 @@ fn deliver_all(lane: &mut Lane) -> Vec<Key> {
     keys
 }
 
+fn read(records: Vec<Stored>, through: u64) -> crate::queue::Read {
+    crate::queue::Read { records, damaged: Vec::new(), through: Sequence(through) }
+}
+
+/// Scenario: of eight records that wait, two in the middle and the last cannot be read any more; another look at the log finds the
+/// last one again.
+/// Guarantees: the others are sent, the cursor passes all, nothing stays queued, and what is lost is counted once, by its items.
+#[test]
+fn damaged_records_are_lost_and_counted_and_do_not_stay_queued() {
+    let mut lane = lane([true; 3]);
+    lane.tail = Sequence(8);
+    let all = stored(1..=8);
+    let items: u64 = all.iter().map(|record| u64::from(record.items)).sum();
+    lane.gauge.queued_items.store(items + 1, std::sync::atomic::Ordering::Relaxed);
+    let is_damaged = |record: &Stored| [4, 5, 8].contains(&record.sequence.0);
+    let (damaged, records): (Vec<_>, Vec<_>) = all.into_iter().partition(is_damaged);
+    let gone: u64 = damaged.iter().map(|record| u64::from(record.items)).sum();
+    let last = damaged[2].clone();
+    lane.take_read(Sequence::ZERO, crate::queue::Read { records, damaged, through: Sequence(8) });
+    lane.take_read(Sequence(7), crate::queue::Read { records: Vec::new(), damaged: vec![last], through: Sequence(8) });
+    let lost = crate::base::stats::total(&lane.gauge.stats.lost[crate::base::stats::Loss::Damaged as usize]);
+    assert_eq!(lost, gone);
+    let queued = lane.gauge.queued_items.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(queued, items + 1 - gone);
+    assert_eq!(deliver_all(&mut lane).len(), 5);
+    assert_eq!(lane.acknowledged(), Sequence(8));
+}
+
 /// Scenario: while a read of the log is under way, the destination fails and the lane gives its memory back; then the
 /// read comes back, with records behind those that were given back, or with none.
 /// Guarantees: what was given back is read again and sent before the cursor passes it.
@@ -36,16 +64,16 @@ fn a_read_from_before_memory_was_given_back_skips_nothing() {
     for late in [stored(5..=8), Vec::new()] {
         let mut lane = lane([true; 3]);
         lane.tail = Sequence(8);
-        lane.take_read(Sequence::ZERO, stored(1..=4), Sequence(4));
+        lane.take_read(Sequence::ZERO, read(stored(1..=4), 4));
         let after = lane.cursors.seen();
         lane.trim(100);
 
-        lane.take_read(after, late, Sequence(8));
+        lane.take_read(after, read(late, 8));
 
         assert_eq!(deliver_all(&mut lane), [Key::Logged(Sequence(1))]);
         assert_eq!(lane.acknowledged(), Sequence(1));
         assert!(lane.wants_read(), "the rest is read again");
-        lane.take_read(Sequence(1), stored(2..=8), Sequence(8));
+        lane.take_read(Sequence(1), read(stored(2..=8), 8));
         assert_eq!(deliver_all(&mut lane).len(), 7);
         assert_eq!(lane.acknowledged(), Sequence(8));
     }
@@ -69,11 +97,11 @@ fn a_cursor_stays_where_it_is_without_a_route() {
     };
     lane.offer(&arrival, true);
     assert!(!lane.wants_read());
-    lane.take_read(Sequence::ZERO, stored(1..=3), Sequence(3));
+    lane.take_read(Sequence::ZERO, read(stored(1..=3), 3));
     assert_eq!((lane.acknowledged(), lane.held_bytes(), lane.is_idle()), (Sequence::ZERO, 0, true));
 
     lane.cursors.route([true; 3]);
-    lane.take_read(Sequence::ZERO, stored(1..=4), Sequence(4));
+    lane.take_read(Sequence::ZERO, read(stored(1..=4), 4));
     assert_eq!(deliver_all(&mut lane).len(), 4);
     assert_eq!(lane.acknowledged(), Sequence(4));
 }
@@ -97,7 +125,7 @@ fn what_waits_behind_a_gap_does_not_keep_it_from_being_read() {
     lane.offer(&arrival, true);
     assert!(lane.wants_read() && !lane.has_enough(2 << 20), "{lane:?}");
 
-    lane.take_read(Sequence::ZERO, stored(1..=1), Sequence(1));
+    lane.take_read(Sequence::ZERO, read(stored(1..=1), 1));
     assert!(!lane.wants_read() && lane.has_enough(2 << 20), "{lane:?}");
     assert_eq!(deliver_all(&mut lane).len(), 2);
     assert_eq!((lane.held_bytes(), lane.acknowledged()), (0, Sequence(2)));
@@ -120,7 +148,7 @@ fn what_is_too_old_is_passed_and_counted() {
     lane.set_max_age(std::time::Duration::from_secs(1));
     lane.tail = Sequence(9);
     lane.gauge.queued_items.store(9, Ordering::Relaxed);
-    lane.take_read(Sequence::ZERO, aged(1..=6), Sequence(6));
+    lane.take_read(Sequence::ZERO, read(aged(1..=6), 6));
     let flying = lane.take(0).expect("the first");
     let mut suspect = lane.take(0).expect("the second");
     suspect.refused = Some(0);
@@ -135,7 +163,8 @@ fn what_is_too_old_is_passed_and_counted() {
 
     assert!(lane.expire(1_701) && lane.is_overdue_look_due());
     let found = aged(7..=8).into_iter().map(|record| Stored { payload: Bytes::new(), ..record }).collect();
-    let overdue = crate::queue::Overdue { records: found, through: Sequence(8), next_unix_ms: Some(900) };
+    let overdue =
+        crate::queue::Overdue { records: found, damaged: Vec::new(), through: Sequence(8), next_unix_ms: Some(900) };
     lane.take_overdue(Sequence(6), overdue);
     assert_eq!((lost(&lane), lane.acknowledged(), lane.held_bytes()), (7, Sequence(8), 0));
     assert_eq!(lane.gauge.queued_items.load(Ordering::Relaxed), 1);

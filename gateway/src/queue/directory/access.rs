@@ -18,7 +18,8 @@ use super::super::OpenError;
 use super::failure;
 
 /// What Pillion makes in it, and what a filesystem of its own has.
-const OURS: [&str; 13] = [
+const OURS: [&str; 14] = [
+    "damaged",
     "lock",
     "format",
     "format.new",

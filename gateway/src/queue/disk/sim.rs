@@ -1,16 +1,28 @@
 //! A disk in memory that loses power as the worst permitted filesystem would.
 //!
-//! What was written and not synced survives or not by sector, each on its own, so writes are dropped, torn and reordered.
-//! Creations, renames and removals that were not synced survive up to a random point of their order. It also flips bits,
-//! fails syncs and writes, and fills up. Everything random comes from the seed.
+//! Everything random comes from the seed. What it may do, and no more than a filesystem may:
+//!
+//! ```text
+//! not synced       each sector (512 bytes) survives or not on its own, in any of its versions: dropped, torn, reordered
+//! length           a new one that was not synced may be there or not
+//! names            what was not synced of one file survives up to some point of its order; files know nothing of one
+//!                  another, so a later rename may survive an earlier removal. A rename is there or not, never half
+//! failed sync      an error; of the sectors any may have been written, and no later sync knows of the others
+//! failed write     an error after half of it
+//! full             by bytes, or at one call that can allocate: create, resize, write, sync, rename, sync of the directory
+//! unreadable       reads of a page (4096 bytes) and writes of a part of it fail, until it is written as a whole
+//! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex};
 
 use super::{Disk, Free};
 
+/// What survives or not as a whole.
 const SECTOR: usize = 512;
+/// What the kernel reads or not as a whole.
+pub(crate) const PAGE: usize = 4096;
 
 /// A simulated directory. Clones share it.
 #[derive(Debug, Clone)]
@@ -23,7 +35,7 @@ pub(crate) struct SimFile {
     boot: u32,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Inner {
     rng: fastrand::Rng,
     boot: u32,
@@ -50,8 +62,8 @@ pub(crate) struct Faults {
     pub(crate) dies_in: u64,
     /// Bytes that the filesystem says are free, of 1000; 0: all of them.
     pub(crate) free: u64,
-    /// Reads that touch this sector of this file fail.
-    pub(crate) unreadable: Option<(usize, u64)>,
+    /// The n-th call from now that can allocate finds no space; 0: none.
+    pub(crate) full_in: u64,
 }
 
 #[derive(Debug, Default, Clone)]
@@ -60,11 +72,19 @@ struct Inode {
     durable: Vec<u8>,
     /// Versions of each sector since the last sync, oldest first.
     pending: BTreeMap<usize, Vec<Vec<u8>>>,
+    unreadable: BTreeSet<usize>,
 }
 
-#[derive(Debug)]
-enum NameChange {
-    Create(String, usize),
+/// A change of the directory, and of which file.
+#[derive(Debug, Clone)]
+struct NameChange {
+    inode: usize,
+    what: NameChanged,
+}
+
+#[derive(Debug, Clone)]
+enum NameChanged {
+    Create(String),
     Rename(String, String),
     Remove(String),
 }
@@ -93,35 +113,43 @@ impl SimDisk {
         self.lock().faults = faults;
     }
 
+    /// The process dies at the n-th change from now; 0: not.
+    pub(crate) fn die_in(&self, changes: u64) {
+        self.lock().faults.dies_in = changes;
+    }
+
+    /// Whether the process has died.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.lock().dead
+    }
+
     /// Syncs and writes so far.
     pub(crate) fn counts(&self) -> (u64, u64) {
         let inner = self.lock();
         (inner.syncs, inner.writes)
     }
 
+    /// The same disk in another world, with another fate.
+    pub(crate) fn copy(&self, seed: u64) -> Self {
+        let copy = Inner { rng: fastrand::Rng::with_seed(seed), ..self.lock().clone() };
+        Self(Arc::new(Mutex::new(copy)))
+    }
+
     /// Loses power: what was not synced is dropped, torn and reordered.
     pub(crate) fn lose_power(&self) {
         let mut inner = self.lock();
-        let Inner { rng, inodes, durable_names, pending_names, .. } = &mut *inner;
-        let survive = rng.usize(0..=pending_names.len());
-        for change in pending_names.drain(..).take(survive) {
-            apply(durable_names, change);
-        }
+        inner.lose_names();
+        let Inner { rng, inodes, .. } = &mut *inner;
         for inode in inodes.iter_mut() {
             inode.lose_power(rng);
         }
         inner.names = inner.durable_names.clone();
-        inner.faults = Faults { capacity: inner.faults.capacity, ..Faults::default() };
-        inner.boot += 1;
-        inner.dead = false;
+        inner.restart();
     }
 
     /// The process dies: everything written is still there.
     pub(crate) fn kill(&self) {
-        let mut inner = self.lock();
-        inner.boot += 1;
-        inner.dead = false;
-        inner.faults = Faults { capacity: inner.faults.capacity, ..Faults::default() };
+        self.lock().restart();
     }
 
     /// Flips one bit of a file at rest.
@@ -150,15 +178,16 @@ impl SimDisk {
     pub(crate) fn put(&self, name: &str, bytes: Vec<u8>) {
         let mut inner = self.lock();
         let inode = inner.inodes.len();
-        inner.inodes.push(Inode { now: bytes.clone(), durable: bytes, pending: BTreeMap::new() });
+        inner.inodes.push(Inode { now: bytes.clone(), durable: bytes, ..Inode::default() });
         inner.names.insert(name.to_owned(), inode);
         inner.durable_names.insert(name.to_owned(), inode);
     }
 
-    /// Makes one sector of a file unreadable.
-    pub(crate) fn make_unreadable(&self, name: &str, sector: u64) {
+    /// Makes one page of a file unreadable.
+    pub(crate) fn make_unreadable(&self, name: &str, page: usize) {
         let mut inner = self.lock();
-        inner.faults.unreadable = Some((inner.names[name], sector));
+        let inode = inner.names[name];
+        inner.inodes[inode].unreadable.insert(page);
     }
 }
 
@@ -176,9 +205,13 @@ impl Inner {
         if self.dead { Err(io::Error::other("the process is dead")) } else { Ok(()) }
     }
 
-    fn room(&self, more: u64) -> io::Result<()> {
+    /// Every call that can allocate passes here, with the bytes that it certainly needs.
+    fn room(&mut self, more: u64) -> io::Result<()> {
+        if due(&mut self.faults.full_in) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let used: usize = self.names.values().map(|inode| self.inodes[*inode].now.len()).sum();
-        if self.faults.capacity > 0 && used as u64 + more > self.faults.capacity {
+        if more > 0 && self.faults.capacity > 0 && used as u64 + more > self.faults.capacity {
             return Err(io::ErrorKind::StorageFull.into());
         }
         Ok(())
@@ -187,9 +220,67 @@ impl Inner {
     fn find(&self, name: &str) -> io::Result<usize> {
         self.names.get(name).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
+
+    fn change_name(&mut self, inode: usize, what: NameChanged) {
+        let change = NameChange { inode, what };
+        change.apply(&mut self.names);
+        self.pending_names.push(change);
+    }
+
+    /// Of each file's changes those up to some point are durable; sometimes it is the same point for all.
+    fn lose_names(&mut self) {
+        let Self { rng, durable_names, pending_names, .. } = self;
+        let in_order = rng.bool().then(|| rng.usize(0..=pending_names.len()));
+        let mut lost = BTreeSet::new();
+        for (number, change) in pending_names.drain(..).enumerate() {
+            let survives = in_order.map_or_else(|| rng.bool(), |point| number < point);
+            if !survives {
+                lost.insert(change.inode);
+            }
+            if !lost.contains(&change.inode) {
+                change.apply(durable_names);
+            }
+        }
+    }
+
+    /// Files that are open are of the old world; what has no name any more is gone.
+    fn restart(&mut self) {
+        self.boot += 1;
+        self.dead = false;
+        self.faults = Faults { capacity: self.faults.capacity, ..Faults::default() };
+        let named: BTreeSet<usize> = self.names.values().chain(self.durable_names.values()).copied().collect();
+        for (number, inode) in self.inodes.iter_mut().enumerate().filter(|(number, _)| !named.contains(number)) {
+            if self.pending_names.iter().all(|change| change.inode != number) {
+                *inode = Inode::default();
+            }
+        }
+    }
+}
+
+impl NameChange {
+    fn apply(&self, names: &mut BTreeMap<String, usize>) {
+        match &self.what {
+            NameChanged::Create(name) => drop(names.insert(name.clone(), self.inode)),
+            NameChanged::Rename(from, to) => {
+                names.remove(from);
+                names.insert(to.clone(), self.inode);
+            }
+            NameChanged::Remove(name) => drop(names.remove(name)),
+        }
+    }
 }
 
 impl Inode {
+    fn overwrite_unreadable(&mut self, offset: usize, length: usize) -> io::Result<()> {
+        let end = offset + length;
+        let touched: Vec<usize> = self.unreadable.range(offset / PAGE..end.div_ceil(PAGE)).copied().collect();
+        if touched.iter().any(|page| page * PAGE < offset || (page + 1) * PAGE > end) {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        self.unreadable.retain(|page| !touched.contains(page));
+        Ok(())
+    }
+
     fn write(&mut self, offset: usize, bytes: &[u8]) {
         if self.now.len() < offset + bytes.len() {
             self.now.resize(offset + bytes.len(), 0);
@@ -199,6 +290,23 @@ impl Inode {
             let end = ((sector + 1) * SECTOR).min(self.now.len());
             let version = self.now[sector * SECTOR..end].to_vec();
             self.pending.entry(sector).or_default().push(version);
+        }
+    }
+
+    /// As Linux does it: the pages are marked clean, and a second sync would say that all is well.
+    fn fail_sync(&mut self, rng: &mut fastrand::Rng) {
+        for (sector, versions) in std::mem::take(&mut self.pending) {
+            if let Some(version) = versions.last().filter(|_| rng.bool()) {
+                self.keep(sector, version);
+            }
+        }
+    }
+
+    fn keep(&mut self, sector: usize, version: &[u8]) {
+        let start = sector * SECTOR;
+        if start < self.durable.len() {
+            let length = version.len().min(self.durable.len() - start);
+            self.durable[start..start + length].copy_from_slice(&version[..length]);
         }
     }
 
@@ -215,27 +323,12 @@ impl Inode {
                 1 => true,
                 _ => rng.bool(),
             };
-            let start = sector * SECTOR;
-            if !survives || start >= self.durable.len() {
-                continue;
-            }
-            let version = if odds == 1 { versions.len() - 1 } else { rng.usize(0..versions.len()) };
-            let length = versions[version].len().min(self.durable.len() - start);
-            self.durable[start..start + length].copy_from_slice(&versions[version][..length]);
-        }
-        self.now = self.durable.clone();
-    }
-}
-
-fn apply(names: &mut BTreeMap<String, usize>, change: NameChange) {
-    match change {
-        NameChange::Create(name, inode) => drop(names.insert(name, inode)),
-        NameChange::Rename(from, to) => {
-            if let Some(inode) = names.remove(&from) {
-                names.insert(to, inode);
+            if survives {
+                let version = if odds == 1 { versions.len() - 1 } else { rng.usize(0..versions.len()) };
+                self.keep(sector, &versions[version]);
             }
         }
-        NameChange::Remove(name) => drop(names.remove(&name)),
+        self.now.clone_from(&self.durable);
     }
 }
 
@@ -265,8 +358,7 @@ impl Disk for SimDisk {
         let inode = inner.inodes.len();
         let size = usize::try_from(length).expect("a small file");
         inner.inodes.push(Inode { now: vec![0; size], ..Inode::default() });
-        inner.names.insert(name.to_owned(), inode);
-        inner.pending_names.push(NameChange::Create(name.to_owned(), inode));
+        inner.change_name(inode, NameChanged::Create(name.to_owned()));
         Ok(SimFile { inode, boot: inner.boot })
     }
 
@@ -287,15 +379,12 @@ impl Disk for SimDisk {
 
     fn read_at(&self, file: &SimFile, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         let mut inner = self.lock();
-        if let Some((inode, sector)) = inner.faults.unreadable {
-            let start = sector * SECTOR as u64;
-            if inode == file.inode && offset < start + SECTOR as u64 && offset + buf.len() as u64 > start {
-                return Err(io::Error::from_raw_os_error(libc::EIO));
-            }
-        }
-        let now = &inner.inode(file)?.now;
+        let Inode { now, unreadable, .. } = inner.inode(file)?;
         let start = usize::try_from(offset).expect("a small file").min(now.len());
         let length = buf.len().min(now.len() - start);
+        if unreadable.range(start / PAGE..(start + length).div_ceil(PAGE)).next().is_some() {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
         buf[..length].copy_from_slice(&now[start..start + length]);
         Ok(length)
     }
@@ -303,18 +392,23 @@ impl Disk for SimDisk {
     fn write_at(&self, file: &SimFile, offset: u64, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
         let mut inner = self.lock();
         inner.writes += 1;
-        let mut bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+        let mut bytes = Vec::with_capacity(parts.iter().map(|part| part.len()).sum());
+        parts.iter().for_each(|part| bytes.extend_from_slice(part));
         let was_dead = inner.dead;
         let fails = inner.live().is_err() | due(&mut inner.faults.write_fails_in);
         if was_dead {
             return Err(io::Error::other("the process is dead"));
         }
-        if fails {
+        let offset = usize::try_from(offset).expect("a small file");
+        let grows = (offset + bytes.len()).saturating_sub(inner.inode(file)?.now.len());
+        let full = inner.room(grows as u64);
+        if fails || full.is_err() {
             bytes.truncate(bytes.len() / 2);
         }
-        let offset = usize::try_from(offset).expect("a small file");
-        inner.inode(file)?.write(offset, &bytes);
-        if fails { Err(io::Error::from_raw_os_error(libc::EIO)) } else { Ok(()) }
+        let inode = inner.inode(file)?;
+        inode.overwrite_unreadable(offset, bytes.len())?;
+        inode.write(offset, &bytes);
+        if fails { Err(io::Error::from_raw_os_error(libc::EIO)) } else { full }
     }
 
     fn sync(&self, file: &SimFile) -> io::Result<()> {
@@ -322,10 +416,13 @@ impl Disk for SimDisk {
         inner.live()?;
         inner.syncs += 1;
         let fails = due(&mut inner.faults.sync_fails_in);
+        let full = inner.room(0);
+        let mut rng = inner.rng.clone();
         let inode = inner.inode(file)?;
+        full.inspect_err(|_| inode.fail_sync(&mut rng))?;
         if fails {
-            // As Linux does it: the pages are marked clean, and a second sync would say that all is well.
-            inode.pending.clear();
+            inode.fail_sync(&mut rng);
+            inner.rng = rng;
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
         inode.durable = inode.now.clone();
@@ -336,18 +433,17 @@ impl Disk for SimDisk {
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut inner = self.lock();
         inner.live()?;
-        inner.find(from)?;
-        apply(&mut inner.names, NameChange::Rename(from.to_owned(), to.to_owned()));
-        inner.pending_names.push(NameChange::Rename(from.to_owned(), to.to_owned()));
+        inner.room(0)?;
+        let inode = inner.find(from)?;
+        inner.change_name(inode, NameChanged::Rename(from.to_owned(), to.to_owned()));
         Ok(())
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
         let mut inner = self.lock();
         inner.live()?;
-        inner.find(name)?;
-        apply(&mut inner.names, NameChange::Remove(name.to_owned()));
-        inner.pending_names.push(NameChange::Remove(name.to_owned()));
+        let inode = inner.find(name)?;
+        inner.change_name(inode, NameChanged::Remove(name.to_owned()));
         Ok(())
     }
 
@@ -359,13 +455,14 @@ impl Disk for SimDisk {
     fn sync_dir(&self) -> io::Result<()> {
         let mut inner = self.lock();
         inner.live()?;
+        inner.room(0)?;
         if due(&mut inner.faults.sync_fails_in) {
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
         inner.syncs += 1;
         let Inner { durable_names, pending_names, .. } = &mut *inner;
         for change in pending_names.drain(..) {
-            apply(durable_names, change);
+            change.apply(durable_names);
         }
         Ok(())
     }

@@ -7,11 +7,12 @@
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use crc32c::crc32c_append;
 
 use super::super::appender::seal;
+use super::super::damaged::Damaged;
 use super::super::disk::Disk;
 use super::super::footer::{Entry, METADATA};
 use super::super::format::SegmentKey;
@@ -68,7 +69,7 @@ impl<D: Disk> Copy<D> {
     }
 
     /// Copies some; the target when it is complete, sealed and durable.
-    pub(super) fn step(&mut self, disk: &D, damaged: &AtomicU64) -> io::Result<Option<Segment<D>>> {
+    pub(super) fn step(&mut self, disk: &D, damaged: &Damaged) -> io::Result<Option<Segment<D>>> {
         let file = match self.target.file.clone() {
             Some(file) => file,
             None => {
@@ -81,11 +82,12 @@ impl<D: Disk> Copy<D> {
             let run = self.next_run(disk)?;
             self.refuse_spoiled()?;
             if !run.entries.is_empty() {
-                let unreadable = AtomicU64::new(0);
-                fetch(disk, &run, &unreadable, |header, payload| self.target.put(*header, &payload))?;
-                let unreadable = unreadable.into_inner();
-                if unreadable > 0 {
-                    damaged.fetch_add(unreadable, Ordering::Relaxed);
+                let mut is_spoiled = false;
+                fetch(disk, &run, damaged, |_, record| match record {
+                    Some((header, payload)) => self.target.put(*header, &payload),
+                    None => is_spoiled = true,
+                })?;
+                if is_spoiled {
                     let source = self.sources.iter().find(|segment| segment.key == run.key);
                     source.inspect(|segment| segment.spoiled.store(true, Ordering::Relaxed));
                 }

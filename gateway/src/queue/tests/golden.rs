@@ -16,6 +16,13 @@ use crate::queue::scan::scan;
 const NAME: &str = "0000000000000002-00000001-fad25d9a.seg";
 const SEALED: &[u8] = include_bytes!("../golden/0000000000000002-00000001-fad25d9a.seg");
 
+/// Scenario: the format file of version 1, of log 77.
+/// Guarantees: today's release writes the same bytes.
+#[test]
+fn version_1_of_the_format_file() {
+    assert_eq!(crate::queue::directory::format_text(1, 77), include_str!("../golden/format"));
+}
+
 /// Scenario: a sealed segment of version 1 with a tenant, two records of it, a dead letter and its cursors.
 /// Guarantees: all of it is read, by footer and by scan alike.
 #[test]
@@ -28,7 +35,7 @@ fn version_1_is_read() {
         world.tenants.push(tenant);
         world.known = known;
         let sent = super::cursors_at(TenantId(1), Sequence(1 << 40 | 5));
-        world.cursors = sent.into_iter().map(|cursor| ((cursor.tenant, cursor.of.clone()), cursor)).collect();
+        world.note_sent(sent);
         world.restart(Crash::Kill, false);
         let found = &world.last_recovery.tenants;
         assert_eq!(found.len(), 1);

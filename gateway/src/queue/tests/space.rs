@@ -217,7 +217,7 @@ impl Node {
             }
             assert!(missing.is_none(), "{when}: {tenant:?} has lost its last records");
         }
-        assert_eq!(self.stats.damaged_records.load(Ordering::Relaxed), 0);
+        assert_eq!(self.stats.damaged_records.count(), 0);
     }
 
     fn restart(&mut self, power_fails: bool) {

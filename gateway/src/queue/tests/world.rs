@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::sync_channel;
 
 use bytes::Bytes;
@@ -12,12 +11,15 @@ use crate::base::handoff::{Arrival, GivenUp, Handoff};
 use crate::base::mailbox::Mailbox;
 use crate::base::{Batch, DestinationName, Sequence, Signal, TenantId};
 use crate::queue::disk::Disk;
-use crate::queue::disk::sim::SimDisk;
+use crate::queue::disk::sim::{PAGE, SimDisk};
+use crate::queue::format::{SEGMENT_HEADER_BYTES, SegmentKey};
 use crate::queue::group::Request;
 use crate::queue::index::{Index, Wanted};
 use crate::queue::log::Log;
 use crate::queue::meta::{Meta, Saved, Update, load_or_discard};
+use crate::queue::record::Kind;
 use crate::queue::recovery::{Params, RecoverError, Survey, recover};
+use crate::queue::scan::scan;
 use crate::queue::stats::Stats;
 use crate::queue::{
     Append, AppendError, Completion, CursorOf, CursorState, Departure, Recovery, Reply, Stored, TenantRecord, reader,
@@ -56,8 +58,17 @@ pub(super) enum Crash {
     PowerLoss,
 }
 
+/// What happens to the files at rest, beside the crash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Damage {
+    /// One bit of one segment is another.
+    Bit,
+    /// One page of one segment cannot be read.
+    Page,
+}
+
 /// Metadata that may lose, delay or garble what it was told.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct SimMeta {
     history: Vec<Saved>,
     broken: bool,
@@ -77,6 +88,8 @@ pub(super) struct World {
     /// Where each record is, by its number.
     pub(super) positions: BTreeMap<u64, Sequence>,
     pub(super) cursors: BTreeMap<(TenantId, CursorOf), CursorState>,
+    /// How far each has ever been told to be. Metadata may remember it after the log and newer metadata have forgotten.
+    sent: BTreeMap<(TenantId, CursorOf), Sequence>,
     durable_cursors: BTreeMap<(TenantId, CursorOf), Sequence>,
     last_handed: BTreeMap<TenantId, Sequence>,
     /// What the log gave up by itself, by cursor.
@@ -90,13 +103,15 @@ pub(super) struct World {
     going: BTreeMap<TenantId, bool>,
     gone: BTreeSet<TenantId>,
     pub(super) last_recovery: Recovery,
-    was_flipped: bool,
     /// Records that everybody has, durably: they may be gone even if a cursor has not passed them.
     done: BTreeSet<u64>,
     /// The same, as soon as everything is durable.
     claimed: BTreeSet<u64>,
     /// Such records that a start has not found. A power loss may bring their segment back, whose end was not durable.
     ghosts: BTreeMap<u64, Known>,
+    /// Starts that died and were tried again.
+    pub(super) interrupted: u64,
+    was_damaged: bool,
 }
 
 impl Meta for SimMeta {
@@ -128,7 +143,8 @@ impl SimMeta {
         self.history.last().map_or(0, |saved| saved.cursors.len())
     }
 
-    /// What a crash leaves: the latest (which may be ahead of the log), an older state, nothing, or garbage.
+    /// What a crash leaves: the latest (which may be ahead of the log), an older state, nothing, or what cannot be believed
+    /// (damaged, or of another log: the checksum cannot tell one from the other).
     fn crash(&mut self, rng: &mut fastrand::Rng) {
         match rng.u8(0..4) {
             0 => self.history.clear(),
@@ -178,6 +194,7 @@ impl World {
             next_number: 0,
             positions: BTreeMap::new(),
             cursors: BTreeMap::new(),
+            sent: BTreeMap::new(),
             durable_cursors: BTreeMap::new(),
             last_handed: BTreeMap::new(),
             given_up: BTreeMap::new(),
@@ -188,10 +205,11 @@ impl World {
             going: BTreeMap::new(),
             gone: BTreeSet::new(),
             last_recovery,
-            was_flipped: false,
             done: BTreeSet::new(),
             claimed: BTreeSet::new(),
             ghosts: BTreeMap::new(),
+            interrupted: 0,
+            was_damaged: false,
         }
     }
 
@@ -370,12 +388,7 @@ impl World {
             }
         }
         self.note_forgotten(&before);
-        for cursor in cursors {
-            let key = (cursor.tenant, cursor.of.clone());
-            if self.cursors.get(&key).is_none_or(|known| known.acknowledged <= cursor.acknowledged) {
-                self.cursors.insert(key, cursor);
-            }
-        }
+        self.note_sent(cursors);
         self.note_claimed();
         if self.log.relocation.change_overs > change_overs {
             // Only with everything durable, whatever became of it.
@@ -389,6 +402,18 @@ impl World {
         }
         self.check_handoff(completions.iter().any(|completion| completion.result == Err(AppendError::Poisoned)));
         completions
+    }
+
+    /// That the log was told so.
+    pub(super) fn note_sent(&mut self, cursors: Vec<CursorState>) {
+        for cursor in cursors {
+            let key = (cursor.tenant, cursor.of.clone());
+            let sent = self.sent.entry(key.clone()).or_default();
+            *sent = cursor.acknowledged.max(*sent);
+            if self.cursors.get(&key).is_none_or(|known| known.acknowledged <= cursor.acknowledged) {
+                self.cursors.insert(key, cursor);
+            }
+        }
     }
 
     /// Records that everybody has according to cursors in the log: a later checkpoint may be vaguer about what is beyond a gap.
@@ -451,6 +476,8 @@ impl World {
         let (acknowledged, beyond) = (through, Vec::new());
         let state = CursorState { tenant, of: of.clone(), acknowledged, beyond, delivered_items: 0 };
         self.cursors.insert((tenant, of.clone()), state);
+        let sent = self.sent.entry((tenant, of.clone())).or_default();
+        *sent = through.max(*sent);
         self.given_up.entry((tenant, of)).or_default().extend(records);
     }
 
@@ -470,8 +497,40 @@ impl World {
         }
     }
 
-    /// Crashes and starts again, then compares everything with the model. `flipped`: a bit of the log was damaged.
+    /// What another outcome of a crash at this moment would be: all checks, on a copy of the world. The copy goes on from there.
+    pub(super) fn what_if(&self, crash: Crash, damage: Option<Damage>, seed: u64) -> Self {
+        let mut copy = Self {
+            disk: Arc::new(self.disk.copy(seed)),
+            meta: self.meta.clone(),
+            tenants: self.tenants.clone(),
+            known: self.known.clone(),
+            next_number: self.next_number,
+            positions: self.positions.clone(),
+            cursors: self.cursors.clone(),
+            sent: self.sent.clone(),
+            durable_cursors: self.durable_cursors.clone(),
+            last_handed: self.last_handed.clone(),
+            now: self.now,
+            leaving: self.leaving.clone(),
+            going: self.going.clone(),
+            gone: self.gone.clone(),
+            was_damaged: self.was_damaged,
+            done: self.done.clone(),
+            claimed: self.claimed.clone(),
+            ghosts: self.ghosts.clone(),
+            ..Self::new(seed)
+        };
+        copy.restart_with(crash, damage, 0);
+        copy
+    }
+
+    /// Crashes and starts again, then compares everything with the model. `flip`: a bit of the log is damaged before.
     pub(super) fn restart(&mut self, crash: Crash, flip: bool) {
+        self.restart_with(crash, flip.then_some(Damage::Bit), 0);
+    }
+
+    /// The same. The start dies at its n-th change, unless that is 0, and is tried again.
+    pub(super) fn restart_with(&mut self, crash: Crash, damage: Option<Damage>, dies_in: u64) {
         match crash {
             Crash::Clean => {
                 for _ in 0..2 {
@@ -487,27 +546,31 @@ impl World {
         if crash != Crash::Clean {
             self.meta.crash(&mut self.rng);
         }
-        let flipped = flip && self.flip_a_bit();
-        self.was_flipped |= flipped;
-        self.reopen(crash, flipped);
+        let hit = damage.and_then(|damage| self.damage(damage));
+        self.was_damaged |= hit.is_some();
+        self.disk.die_in(dies_in);
+        self.reopen(crash, hit.as_ref());
     }
 
-    fn reopen(&mut self, crash: Crash, flipped: bool) {
+    fn reopen(&mut self, crash: Crash, hit: Option<&BTreeSet<u64>>) {
         let seed = self.rng.u64(..);
-        let (log, recovery, index, stats, handoff) = match start(&self.disk, &mut self.meta, seed) {
-            Ok(parts) => parts,
-            Err(error) => {
-                // A crash during the recovery; without faults there is none.
-                let RecoverError::Io(_, _, source) = &error else { panic!("{error:?}") };
-                assert_eq!(source.to_string(), "the process is dead");
-                self.disk.kill();
-                start(&self.disk, &mut self.meta, seed).expect("it opens after the crash of a recovery")
+        let mut started = start(&self.disk, &mut self.meta, seed);
+        if self.disk.is_dead() {
+            self.interrupted += 1;
+            match crash {
+                Crash::PowerLoss => self.disk.lose_power(),
+                Crash::Kill | Crash::Clean => self.disk.kill(),
             }
-        };
+            started = start(&self.disk, &mut self.meta, seed);
+        }
+        let (log, mut recovery, index, stats, handoff) = started.expect("without a fault it opens");
         (self.log, self.index, self.stats, self.handoff) = (log, index, stats, handoff);
         self.check_forgotten(&recovery, crash);
-        self.check_cursors(&recovery, crash, flipped);
-        self.check_records(&recovery, crash, flipped);
+        // Damage to the last word about a tenant brings it back, with nothing left to deliver; the model knows no more of it.
+        recovery.tenants.retain(|tenant| !self.gone.contains(&tenant.id));
+        self.disk.die_in(0);
+        self.check_cursors(&recovery, crash, hit.is_some());
+        self.check_records(&recovery, crash, hit);
         self.last_recovery = recovery;
     }
 
@@ -515,13 +578,13 @@ impl World {
     fn check_forgotten(&mut self, recovery: &Recovery, crash: Crash) {
         let found: BTreeSet<TenantId> = recovery.tenants.iter().map(|tenant| tenant.id).collect();
         for (id, written) in self.going.clone().into_iter().filter(|(id, _)| found.contains(id)) {
-            assert!(crash == Crash::PowerLoss || !written || self.was_flipped, "{crash:?}: {id:?} is back");
+            assert!(crash == Crash::PowerLoss || !written || self.was_damaged, "{crash:?}: {id:?} is back");
             self.going.remove(&id);
             self.tenants.push(id);
         }
         self.note_gone();
         let risen: Vec<_> = self.gone.intersection(&found).collect();
-        assert!(risen.is_empty() || self.was_flipped, "{crash:?}: {risen:?} were forgotten for good and are back");
+        assert!(risen.is_empty() || self.was_damaged, "{crash:?}: {risen:?} were forgotten for good and are back");
         self.leaving.clear();
         self.registrations = 0;
     }
@@ -534,7 +597,7 @@ impl World {
             .map(|cursor| ((cursor.tenant, cursor.of.clone()), cursor.clone()))
             .collect();
         for (key, cursor) in &found {
-            let sent = self.cursors.get(key).map(|sent| sent.acknowledged).unwrap_or_default();
+            let sent = self.sent.get(key).copied().unwrap_or_default();
             assert!(cursor.acknowledged <= sent, "{key:?} claims more than was ever delivered");
         }
         for (key, durable) in &self.durable_cursors {
@@ -555,7 +618,7 @@ impl World {
         names.iter().map(of).min().expect("every signal has a destination")
     }
 
-    fn check_records(&mut self, recovery: &Recovery, crash: Crash, flipped: bool) {
+    fn check_records(&mut self, recovery: &Recovery, crash: Crash, hit: Option<&BTreeSet<u64>>) {
         let recovered: BTreeSet<TenantId> = recovery.tenants.iter().map(|tenant| tenant.id).collect();
         let lost: Vec<_> = self.tenants.iter().filter(|id| !recovered.contains(id)).collect();
         assert!(lost.is_empty(), "{crash:?}: {lost:?} are registered and forgotten");
@@ -569,7 +632,7 @@ impl World {
             let undelivered: u64 = open.map(|record| record.payload.len() as u64).sum();
             assert!(self.log.tenants.used_by(tenant.id) >= undelivered, "what waits is charged");
             // An index counts a record whose bytes were damaged later.
-            if !self.was_flipped {
+            if !self.was_damaged {
                 let pending = pending(tenant, &records);
                 assert_eq!(tenant.pending_items, pending, "the balance closes over a restart");
             }
@@ -577,7 +640,7 @@ impl World {
                 assert!(pair[0].sequence < pair[1].sequence, "in order");
             }
             for record in records {
-                let number = u64::from_le_bytes(record.payload[..8].try_into().expect("at least its number"));
+                let number = number_of(&record.payload);
                 if let Some(ghost) = self.ghosts.remove(&number) {
                     self.known.insert(number, ghost);
                     self.claimed.insert(number);
@@ -602,8 +665,9 @@ impl World {
                 self.positions.get(number).is_none_or(|at| *at > self.floor(known.tenant, known.signal))
             })
             .map(|(number, _)| *number)
+            .filter(|number| hit.is_none_or(|hit| !hit.contains(number)))
             .collect();
-        assert!(lost.len() <= usize::from(flipped), "{crash:?}: records {lost:?} were acknowledged and are gone");
+        assert!(lost.is_empty(), "{crash:?}: records {lost:?} were acknowledged and are gone; damaged were {hit:?}");
         // From here on only what was found exists, and it is on disk.
         let done = std::mem::take(&mut self.done);
         self.ghosts.extend(self.known.extract_if(.., |number, _| done.contains(number) && !found.contains_key(number)));
@@ -617,25 +681,52 @@ impl World {
         }
     }
 
-    fn flip_a_bit(&mut self) -> bool {
-        let mut names = self.disk.list().expect("it lists");
-        names.retain(|name| name.ends_with(".seg"));
-        if names.is_empty() {
-            return false;
+    /// Damages a segment, and says which data records that hits. A page that holds both copies of a tenant is spared:
+    /// its records would have no owner.
+    fn damage(&mut self, damage: Damage) -> Option<BTreeSet<u64>> {
+        let names = self.disk.list().expect("it lists");
+        let keys: Vec<_> =
+            names.iter().filter_map(|name| SegmentKey::parse(name)).filter(|(_, spare)| !spare).collect();
+        let (key, _) = *keys.get(self.rng.usize(0..keys.len().max(1)))?;
+        let (name, length) = (key.name(), self.disk.bytes(&key.name()).len());
+        if length == 0 {
+            return None;
         }
-        let name = &names[self.rng.usize(0..names.len())];
-        let bits = self.disk.bytes(name).len() * 8;
-        if bits > 0 {
-            self.disk.flip_bit(name, self.rng.usize(0..bits));
+        let bit = self.rng.usize(0..length * 8);
+        let (from, to) = match damage {
+            Damage::Bit => (bit / 8, bit / 8 + 1),
+            Damage::Page => (bit / 8 / PAGE * PAGE, (bit / 8 / PAGE + 1) * PAGE),
+        };
+        let (mut hit, mut owners) = (BTreeSet::new(), BTreeSet::new());
+        let mut copies = 0;
+        let file = self.disk.open(&name).expect("it is there");
+        scan((&*self.disk, &file, key), (SEGMENT_HEADER_BYTES, length as u64), |offset, header, payload| {
+            if offset >= to as u64 || offset + header.stride() <= from as u64 {
+                return;
+            }
+            match Kind::from_number(header.kind) {
+                Some(Kind::Data) => drop(hit.insert(number_of(payload))),
+                Some(Kind::Tenant) => {
+                    owners.insert(header.tenant);
+                    copies += 1;
+                }
+                _ => {}
+            }
+        })
+        .expect("it scans");
+        match damage {
+            Damage::Bit => self.disk.flip_bit(&name, bit),
+            Damage::Page if copies > owners.len() => return None,
+            Damage::Page => self.disk.make_unreadable(&name, from / PAGE),
         }
-        bits > 0
+        Some(hit)
     }
 
     /// Positions of what is committed now, to place cursors at.
     pub(super) fn note_positions(&mut self) {
         for tenant in self.tenants.clone() {
             for record in self.read(tenant, Sequence::ZERO) {
-                let number = u64::from_le_bytes(record.payload[..8].try_into().expect("at least its number"));
+                let number = number_of(&record.payload);
                 self.positions.insert(number, record.sequence);
             }
         }
@@ -643,9 +734,13 @@ impl World {
 
     /// Damaged records so far.
     pub(super) fn damaged(&self) -> u64 {
-        let counter: &AtomicU64 = &self.stats.damaged_records;
-        counter.load(std::sync::atomic::Ordering::Relaxed)
+        self.stats.damaged_records.count()
     }
+}
+
+/// The number that every payload of the model begins with.
+pub(super) fn number_of(payload: &[u8]) -> u64 {
+    u64::from_le_bytes(*payload.first_chunk().expect("at least its number"))
 }
 
 /// What the tenant's destinations still wait for, counted one by one.
