@@ -239,6 +239,9 @@ pub enum AppendError {
     /// was delivered.
     #[error("the tenant's share of the queue's disk is used up")]
     OverBudget,
+    /// The disk has not answered for seconds. What waits for it is committed if it ever does. Retryable, when it does.
+    #[error("the disk does not answer")]
+    Stalled,
     /// A write or an fsync failed; the process will end and recover.
     #[error("the queue's log is poisoned by a failed write or fsync")]
     Poisoned,
@@ -408,6 +411,8 @@ pub struct Snapshot {
     pub full: bool,
     /// Whether appends are refused because the filesystem has less free space than `min_free`.
     pub low: bool,
+    /// Whether the disk has not answered for seconds; appends are refused.
+    pub stalled: bool,
     /// Now, on the log's clock, by which ages are counted.
     pub now_unix_ms: u64,
 }
@@ -512,6 +517,10 @@ impl Queue {
         if self.0.stats.is_poisoned() {
             return Err((append, AppendError::Poisoned));
         }
+        if self.0.inbox.is_stalled(&self.0.clock) {
+            // Everything else is sent again by whoever sends it; data would pile up.
+            return Err((append, AppendError::Stalled));
+        }
         self.0.inbox.put(Request::Append(append)).map_err(|(request, error)| match *request {
             Request::Append(append) => (append, error),
             _ => unreachable!("the inbox gives back what it was given"),
@@ -582,7 +591,8 @@ impl Queue {
 
     /// Present figures.
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot { now_unix_ms: self.now_unix_ms(), ..self.0.stats.snapshot() }
+        let stalled = self.0.inbox.is_stalled(&self.0.clock);
+        Snapshot { stalled, now_unix_ms: self.now_unix_ms(), ..self.0.stats.snapshot() }
     }
 
     /// Commits what waits, syncs, saves metadata, ends the writer, releases the lock. Blocking. A second call does nothing.

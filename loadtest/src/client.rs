@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
 use bytes::{BufMut, Bytes, BytesMut};
 use h2::client::SendRequest;
 use http::{HeaderMap, Request};
@@ -12,6 +14,15 @@ use tokio::task::JoinSet;
 
 /// The path of the trace service's Export.
 pub const TRACES: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
+
+/// The same of the metrics service.
+pub const METRICS: &str = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export";
+
+/// The same of the logs service.
+pub const LOGS: &str = "/opentelemetry.proto.collector.logs.v1.LogsService/Export";
+
+/// The type of the detail that says when to try again.
+const RETRY_INFO: &[u8] = b"type.googleapis.com/google.rpc.RetryInfo";
 
 /// One HTTP/2 connection. Its driver ends with it.
 #[derive(Debug)]
@@ -27,8 +38,8 @@ pub struct Reply {
     pub status: u32,
     /// `grpc-message`.
     pub message: String,
-    /// Whether `grpc-status-details-bin` was there.
-    pub has_details: bool,
+    /// `grpc-status-details-bin` as it was sent, in base64: a serialised `google.rpc.Status`.
+    pub details: String,
 }
 
 impl Connection {
@@ -78,10 +89,16 @@ impl Connection {
 }
 
 impl Reply {
+    /// Whether it says when to try again (`google.rpc.RetryInfo`).
+    pub fn has_retry_info(&self) -> bool {
+        let status = STANDARD_NO_PAD.decode(self.details.trim_end_matches('=')).unwrap_or_default();
+        status.windows(RETRY_INFO.len()).any(|window| window == RETRY_INFO)
+    }
+
     fn read(headers: &HeaderMap) -> Option<Self> {
         let status = headers.get("grpc-status")?.to_str().ok()?.parse().ok()?;
-        let message = headers.get("grpc-message").and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
-        Some(Self { status, message, has_details: headers.contains_key("grpc-status-details-bin") })
+        let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+        Some(Self { status, message: text("grpc-message"), details: text("grpc-status-details-bin") })
     }
 }
 

@@ -99,6 +99,38 @@ pub fn trace_ids(payload: &[u8], resource_key: &str) -> Result<Vec<(u64, String)
     Ok(out)
 }
 
+/// The ids of all items in a serialised request of the signal that `path` names, with the value of one resource attribute
+/// each. Of a metric, the ids are its points'.
+pub fn item_ids(path: &str, payload: &[u8], resource_key: &str) -> Result<Vec<(u64, String)>, prost::DecodeError> {
+    let owner = |resource: &Option<Resource>| resource.as_ref().map(|r| value_of(r, resource_key)).unwrap_or_default();
+    let mut out = Vec::new();
+    if path.contains("trace") {
+        return trace_ids(payload, resource_key);
+    } else if path.contains("metrics") {
+        for part in &ExportMetricsServiceRequest::decode(payload)?.resource_metrics {
+            let owner = owner(&part.resource);
+            for metric in part.scope_metrics.iter().flat_map(|scope| &scope.metrics) {
+                let Some(Data::Gauge(gauge)) = &metric.data else { continue };
+                out.extend(gauge.data_points.iter().map(|point| (id_of_point(point), owner.clone())));
+            }
+        }
+    } else {
+        for part in &ExportLogsServiceRequest::decode(payload)?.resource_logs {
+            let owner = owner(&part.resource);
+            let records = part.scope_logs.iter().flat_map(|scope| &scope.log_records);
+            out.extend(records.map(|record| (id_of(&record.trace_id), owner.clone())));
+        }
+    }
+    Ok(out)
+}
+
+fn id_of_point(point: &NumberDataPoint) -> u64 {
+    match point.value {
+        Some(number_data_point::Value::AsInt(id)) => id.cast_unsigned(),
+        _ => 0,
+    }
+}
+
 /// The string value of a resource's attribute; empty when it has none.
 pub fn value_of(resource: &Resource, key: &str) -> String {
     let found = resource.attributes.iter().find(|attribute| attribute.key == key);
@@ -162,6 +194,11 @@ mod tests {
             trace_ids(&payload, "service.name").expect("valid").into_iter().map(|(id, _)| id).collect();
 
         assert_eq!(read, ids);
+        for (path, payload) in [("metrics", metrics("cart", &ids)), ("logs", logs("cart", &ids))] {
+            let read = item_ids(path, &payload, "service.name").expect("valid");
+            assert!(read.iter().all(|(_, owner)| owner == "cart"), "{path}");
+            assert_eq!(read.into_iter().map(|(id, _)| id).collect::<Vec<_>>(), ids, "{path}");
+        }
         let per_span = payload.len() / ids.len();
         assert!((415..=450).contains(&per_span), "{per_span} bytes a span");
     }

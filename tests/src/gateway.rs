@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 use crate::lines::Lines;
 
@@ -38,10 +39,17 @@ impl Gateway {
     /// The same with a file of that name, and without waiting for anything.
     pub fn spawn(node: &str, dir: &Path, file: &str, config: &str) -> Self {
         let admin = free_address();
-        let path = dir.join(file);
-        let text = config.replace("DIR", &dir.display().to_string()).replace("ADMIN", &admin.to_string());
-        fs::write(&path, text).expect("the test's directory is writable");
+        let path = configure(&dir.join(file), dir, config, admin);
         Self::run(Command::new(node).arg("run").arg("--config").arg(path), admin)
+    }
+
+    /// As [`Gateway::start`]; `command` becomes the gateway by executing its last arguments, which follow here.
+    pub fn start_through(mut command: Command, node: &str, dir: &Path, config: &str) -> Self {
+        let admin = free_address();
+        let path = configure(&dir.join("pillion.yaml"), dir, config, admin);
+        let gateway = Self::run(command.arg(node).arg("run").arg("--config").arg(path), admin);
+        gateway.log.wait_for(READY);
+        gateway
     }
 
     /// Starts it again on what is there.
@@ -83,9 +91,14 @@ impl Gateway {
 
     /// The worker's pid.
     pub fn worker(&self) -> u32 {
+        self.any_worker().expect("the supervisor has a worker")
+    }
+
+    /// The worker's pid; between two workers there is none.
+    pub fn any_worker(&self) -> Option<u32> {
         let pid = self.child.id();
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("the supervisor runs");
-        children.split_ascii_whitespace().next().and_then(|pid| pid.parse().ok()).expect("the supervisor has a worker")
+        children.split_ascii_whitespace().next().and_then(|pid| pid.parse().ok())
     }
 
     /// kill -9 of the worker; returns when its successor serves.
@@ -99,6 +112,14 @@ impl Gateway {
         let (_, body) = self.get("/metrics");
         let line = body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.and_then(|value| value.parse().ok())
+    }
+
+    /// The sum of a figure of /metrics over its samples whose labels hold all of these texts.
+    pub fn metric_of(&self, name: &str, labels: &[&str]) -> Option<f64> {
+        let (_, body) = self.get("/metrics");
+        let samples = body.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('{')?.split_once("} "));
+        let values = samples.filter(|(of, _)| labels.iter().all(|label| of.contains(label)));
+        values.map(|(_, value)| value.parse::<f64>().ok()).sum::<Option<f64>>()
     }
 
     /// Asks until a figure of /metrics is as it should be.
@@ -120,10 +141,17 @@ impl Gateway {
         }
     }
 
-    /// kill -9 of the supervisor, and with it of the worker.
+    /// kill -9 of the supervisor, and with it of the worker. Both are gone when it returns.
     pub fn kill_all(mut self) {
+        let worker = self.any_worker().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+        let worker = worker.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
         kill(self.child.id(), Signal::KILL);
         self.child.wait().expect("a child can be waited for");
+        // The kernel kills it at its parent's end, and its addresses are free at its own.
+        if let Some(worker) = worker {
+            let mut fds = [PollFd::new(&worker, PollFlags::IN)];
+            while matches!(poll(&mut fds, None), Err(rustix::io::Errno::INTR)) {}
+        }
     }
 
     /// SIGTERM; returns how it ended.
@@ -157,6 +185,12 @@ impl Drop for Gateway {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+fn configure(path: &Path, dir: &Path, config: &str, admin: SocketAddr) -> PathBuf {
+    let text = config.replace("DIR", &dir.display().to_string()).replace("ADMIN", &admin.to_string());
+    fs::write(path, text).expect("the test's directory is writable");
+    path.to_owned()
 }
 
 /// GET: status and body.

@@ -193,6 +193,7 @@ fn queue() -> queue::Snapshot {
         relocated_records: 4,
         relocated_bytes: 4_096,
         dead_letters_dropped: 0,
+        stalled: false,
         poisoned: false,
         undelivered_bytes: 9_000,
         full: true,

@@ -349,7 +349,7 @@ impl<D: Disk> Appender<D> {
             .collect();
         self.disk
             .write_at(&open.file, open.written, &mut parts)
-            .map_err(|error| Failure::Io("writing to the log", error))?;
+            .map_err(|error| Failure::Io("writing to the log", named(open.key, &error)))?;
         open.written = open.end;
         self.unsynced = true;
         self.scratch.clear();
@@ -361,7 +361,7 @@ impl<D: Disk> Appender<D> {
     pub(crate) fn sync(&mut self) -> Result<(), Failure> {
         let Some(open) = self.open.as_ref().filter(|_| self.unsynced) else { return Ok(()) };
         self.stats.syncs.fetch_add(1, Ordering::Relaxed);
-        self.disk.sync(&open.file).map_err(|error| Failure::Io("syncing the log", error))?;
+        self.disk.sync(&open.file).map_err(|error| Failure::Io("syncing the log", named(open.key, &error)))?;
         self.unsynced = false;
         Ok(())
     }
@@ -379,7 +379,8 @@ impl<D: Disk> Appender<D> {
         self.publish();
         let Some(open) = self.open.take() else { return Ok(()) };
         let length = (!shorten).then_some(open.length);
-        let failed = |error| Failure::Io("sealing a segment", error);
+        let key = open.key;
+        let failed = |error| Failure::Io("sealing a segment", named(key, &error));
         let sealed = self
             .index
             .with_open(|entries| seal(&*self.disk, (open.key, open.file.clone()), open.end, entries, length))
@@ -390,6 +391,11 @@ impl<D: Disk> Appender<D> {
         self.index.add_sealed(sealed);
         Ok(())
     }
+}
+
+/// The same error, with the file that it is about.
+fn named(key: SegmentKey, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", key.name()))
 }
 
 fn push_scratch(pieces: &mut Vec<Piece>, span: Span<usize>) {

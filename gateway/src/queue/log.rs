@@ -418,7 +418,11 @@ impl<D: Disk> Log<D> {
         if let Err(Failure::Io(action, error)) = result
             && !self.stats.is_poisoned()
         {
-            tracing::error!(action, %error, "the queue's log is poisoned: the process must end, and recovers at its next start");
+            tracing::error!(
+                action, %error,
+                "the queue's log is poisoned: the process must end, and recovers at its next start. Check the disk (dmesg); the \
+                 file is in `log` of node.data_dir"
+            );
             self.stats.poison();
         }
         !self.stats.is_poisoned()

@@ -87,6 +87,7 @@ impl Stats {
             undelivered_bytes: value(&self.undelivered_bytes),
             full: self.full.load(Ordering::Relaxed),
             low: self.low.load(Ordering::Relaxed),
+            stalled: false,
             now_unix_ms: 0,
         }
     }

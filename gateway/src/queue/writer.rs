@@ -5,6 +5,7 @@
 //! and an idle one answers after a single sync. It ends when the inbox is closed, after committing what waits.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,9 +20,14 @@ use super::stats::Stats;
 /// Buffered appends and cursors that nobody waits for are made durable when the writer has been idle for so long.
 const IDLE_SYNC: Duration = Duration::from_secs(1);
 
+/// A group that the disk keeps for so long says that it does not answer. Less than the ten seconds that SDKs wait for us.
+const STALL_MS: u64 = 8_000;
+
 /// Requests that wait for the writer, bounded by their bytes.
 #[derive(Debug)]
 pub(crate) struct Inbox {
+    /// Since when the writer is at work on what it took last; 0 while it waits.
+    at_work_unix_ms: AtomicU64,
     bytes_max: usize,
     waiting: Mutex<Waiting>,
     arrived: Condvar,
@@ -50,7 +56,7 @@ enum Next {
 impl Inbox {
     /// At least one request always fits.
     pub(crate) fn new(bytes_max: usize) -> Self {
-        Self { bytes_max, waiting: Mutex::default(), arrived: Condvar::new() }
+        Self { at_work_unix_ms: AtomicU64::new(0), bytes_max, waiting: Mutex::default(), arrived: Condvar::new() }
     }
 
     /// Leaves a request, or gives it back.
@@ -83,6 +89,12 @@ impl Inbox {
     pub(crate) fn close(&self) {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
         self.arrived.notify_one();
+    }
+
+    /// Whether the disk does not answer: the writer has been at work on one group for too long.
+    pub(crate) fn is_stalled(&self, clock: &Clock) -> bool {
+        let since = self.at_work_unix_ms.load(Ordering::Relaxed);
+        since > 0 && clock.now_unix_ms().saturating_sub(since) >= STALL_MS
     }
 
     /// Takes all that waits into `requests`, which is empty.
@@ -138,9 +150,13 @@ pub(crate) fn run<D: Disk>(inbox: &Inbox, log: &mut Log<D>, meta: &MetaInbox, cl
         if let Some(update) = log.take_update() {
             meta.put(update);
         }
-        match inbox.take(&mut requests, log.is_unfinished()) {
-            Next::Commit | Next::Look => log.step(&mut requests, false, clock.now_unix_ms()),
-            Next::SyncIdle => log.step(&mut requests, true, clock.now_unix_ms()),
+        inbox.at_work_unix_ms.store(0, Ordering::Relaxed);
+        let next = inbox.take(&mut requests, log.is_unfinished());
+        let now = clock.now_unix_ms();
+        inbox.at_work_unix_ms.store(now, Ordering::Relaxed);
+        match next {
+            Next::Commit | Next::Look => log.step(&mut requests, false, now),
+            Next::SyncIdle => log.step(&mut requests, true, now),
             Next::End => break,
         }
     }

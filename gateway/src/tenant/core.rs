@@ -36,6 +36,10 @@ use crate::queue::{Append, AppendError, Queue};
 /// How long a tenant is left unread once its refusals exceed their budget: half of the budget grows back meanwhile.
 const HOLD: Duration = Duration::from_millis(500);
 
+/// For so long a request waits for its commit. SDKs wait for ten seconds: they are told before they give up, and by then they
+/// also know when to come back. Told so, they send again what may be committed yet, which is twice and not lost.
+pub(super) const COMMIT_PATIENCE: Duration = Duration::from_secs(8);
+
 /// The border to the queue: what intake needs of it, so that tests can withhold commits.
 pub(super) trait Log: std::fmt::Debug + Send + Sync {
     /// See [`Queue::register`].
@@ -245,7 +249,11 @@ impl Core {
             }
             return Err(error);
         }
-        waiting.await.map(|_sequence| ())
+        // The receipt is settled by the commit, if that ever comes.
+        match tokio::time::timeout(COMMIT_PATIENCE, waiting).await {
+            Ok(committed) => committed.map(|_sequence| ()),
+            Err(_elapsed) => Err(AppendError::Stalled),
+        }
     }
 
     pub(super) fn take_bytes(&self, bytes: u64, now: Instant) -> Result<(), Refused> {

@@ -51,7 +51,9 @@ impl Refused {
             // The writer is behind by its inbox: some commits away.
             AppendError::Busy => Duration::from_millis(250),
             // Until something was delivered and its segments are freed.
-            AppendError::Full | AppendError::LowSpace | AppendError::OverBudget => Duration::from_secs(10),
+            AppendError::Full | AppendError::LowSpace | AppendError::OverBudget | AppendError::Stalled => {
+                Duration::from_secs(10)
+            }
             // The process ends, and is there again within a second or two.
             AppendError::Poisoned | AppendError::Closed | AppendError::UnknownTenant => Duration::from_secs(2),
             // One item that cannot be split any further.

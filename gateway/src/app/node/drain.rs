@@ -22,6 +22,10 @@ const DRAIN_MAX: Duration = Duration::from_secs(2);
 /// The tenants' part of it; the rest belongs to export and the queue, which have promises to keep.
 const TENANTS_MAX: Duration = Duration::from_millis(1_000);
 
+/// A slow disk is waited for beyond the deadline, because a close in order makes the next start quick; one that hangs is not,
+/// because whoever waits for this process would kill it in the end.
+const DISK_MAX: Duration = Duration::from_secs(10);
+
 /// What is left for the queue after export.
 const QUEUE_MIN: Duration = Duration::from_millis(300);
 
@@ -52,7 +56,14 @@ pub(super) async fn run(
         let report = ending.exporter.drain(false, started + DRAIN_MAX - QUEUE_MIN);
         (report, ending.queue.close())
     });
-    let Ok((report, closed)) = finished.await else {
+    let Ok(finished) = tokio::time::timeout_at((started + DISK_MAX).into(), finished).await else {
+        tracing::error!(
+            "the disk of node.data_dir does not answer: ended without closing the queue. What was acknowledged as durable or \
+             buffered is with the disk; the next start recovers it. Check the disk (dmesg)"
+        );
+        return Exit::Failure;
+    };
+    let Ok((report, closed)) = finished else {
         tracing::error!("draining panicked; the next start recovers what is on the disk");
         return Exit::Failure;
     };

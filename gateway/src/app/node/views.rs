@@ -63,8 +63,17 @@ async fn readiness(stage: Arc<Stage>) -> Readiness {
         reasons.push("a data worker does not answer".to_owned());
     }
     let mut readiness = Readiness::unless(reasons);
+    if queue.stalled {
+        let words = "the disk of node.data_dir has not answered for seconds: data is refused until it does";
+        readiness.reasons.push(words.to_owned());
+    }
+    // Ready all the same: what is queued is delivered, and another gateway would find the same disk.
+    if queue.full {
+        let words =
+            "the queue is full: data is refused until some is delivered, or the filesystem of node.data_dir has space";
+        readiness.reasons.push(words.to_owned());
+    }
     if queue.low {
-        // Ready all the same: what is queued is delivered, and another gateway would find the same disk.
         let words =
             "the disk is nearly full: data is refused until the filesystem of node.data_dir has node.min_free again";
         readiness.reasons.push(words.to_owned());

@@ -249,9 +249,14 @@ async fn a_queue_without_room_is_503_with_retry_after() {
     let mut clients = Clients::of(&mut pod).await;
     let body = message(Signal::Logs, 1, 1);
 
-    for error in
-        [AppendError::Full, AppendError::LowSpace, AppendError::Busy, AppendError::Poisoned, AppendError::Closed]
-    {
+    for error in [
+        AppendError::Full,
+        AppendError::LowSpace,
+        AppendError::Busy,
+        AppendError::Stalled,
+        AppendError::Poisoned,
+        AppendError::Closed,
+    ] {
         pod.bench.log.refuse(Some(error));
         let check = |protocol: &str, answer: Answer| {
             assert_eq!((answer.http, answer.details()), (503, vec!["RetryInfo".to_owned()]), "{protocol} {error}");
@@ -262,7 +267,7 @@ async fn a_queue_without_room_is_503_with_retry_after() {
         assert_eq!((answer.grpc_status(), answer.details()), (14, vec!["RetryInfo".to_owned()]), "{error}");
     }
     assert_eq!(pod.handle.snapshot().accepted, [0; 3]);
-    assert_eq!(pod.handle.snapshot().refused, [0, 0, 15]);
+    assert_eq!(pod.handle.snapshot().refused, [0, 0, 18]);
     pod.bench.log.refuse(None);
     clients.post(|| http_head("/v1/logs", None), &body, |_, answer| assert_eq!(answer.http, 200)).await;
 
