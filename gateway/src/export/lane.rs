@@ -555,7 +555,7 @@ impl Lane {
     }
 
     /// Counts of damaged or foreign records are estimates; with nothing left, the figure is exact again.
-    fn note_caught_up(&self) {
+    pub(crate) fn note_caught_up(&self) {
         if self.cursors.acknowledged() >= self.tail {
             self.gauge.queued_items.store(0, Ordering::Relaxed);
         }

@@ -47,6 +47,7 @@ impl Engine {
             lane.tail = lane.tail.max(tail);
             lane.set_max_age(route.max_age);
             lane.gauge.queued_items.fetch_add(early, std::sync::atomic::Ordering::Relaxed);
+            lane.note_caught_up();
             self.list_behind(number);
         }
         self.give_up_early(route.tenant);
