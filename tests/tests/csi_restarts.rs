@@ -19,6 +19,8 @@ fn config(backend: std::net::SocketAddr, paths: &Paths) -> String {
         "node:
   data_dir: DIR/data
   admin: ADMIN
+  # However full the disk of whoever runs the tests is.
+  min_free: 1MiB
   custody_socket: {}
 defaults:
   destinations: [backend]

@@ -223,7 +223,11 @@ impl<D: Disk> Log<D> {
             Err(AppendError::OverBudget) => self.drop_oldest(first.tenant, cost, group)?,
             reserve => reserve?,
         };
-        self.admit(append.parts.iter().map(|part| part.payload.len()), reserve)?;
+        let admitted = self.admit(append.parts.iter().map(|part| part.payload.len()), reserve);
+        if admitted == Err(AppendError::Full) && self.is_low_by_now(group.1) {
+            return Err(AppendError::LowSpace);
+        }
+        admitted?;
         let mut last = Sequence::ZERO;
         for (part, batch) in append.parts.iter().enumerate() {
             self.make_room(batch.payload.len(), group)?;
@@ -316,6 +320,13 @@ impl<D: Disk> Log<D> {
             (Share::Over, _) => Err(AppendError::OverBudget),
             (Share::Guaranteed | Share::Borrowed, for_others) => Ok(for_others),
         }
+    }
+
+    /// Somebody else may have taken the space since the last look: then that is what people should be told.
+    fn is_low_by_now(&mut self, now_unix_ms: u64) -> bool {
+        self.look_at_space_unix_ms = 0;
+        self.look_at_space(now_unix_ms);
+        self.stats.low.load(Ordering::Relaxed)
     }
 
     /// Looks at the filesystem's space at most once a second.
