@@ -44,7 +44,7 @@ mod sockets;
 mod watchdog;
 
 pub use counters::Counters;
-pub use reserve::raise_descriptor_limit;
+pub use reserve::{open_descriptors, raise_descriptor_limit};
 
 use acceptor::Acceptor;
 use claims::Claims;

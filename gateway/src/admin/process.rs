@@ -25,8 +25,7 @@ pub(super) fn usage() -> Usage {
         resident_bytes: kib("VmRSS:"),
         virtual_bytes: kib("VmSize:"),
         threads: field(&status, "Threads:"),
-        // The directory that is read is open itself.
-        open_fds: fs::read_dir("/proc/self/fd").ok().map(|fds| (fds.count() as u64).saturating_sub(1)),
+        open_fds: crate::lifecycle::open_descriptors(),
         max_fds: rustix::process::getrlimit(rustix::process::Resource::Nofile).current,
     }
 }

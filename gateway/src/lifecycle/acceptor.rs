@@ -256,8 +256,8 @@ impl Loop<'_> {
                 }
                 Err(Errno::AGAIN) => return Turn::Over,
                 Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
-                    self.acceptor.counters.starved.add(1);
                     self.acceptor.reserve.release();
+                    self.acceptor.counters.starved.add(1);
                     return Turn::Pause(None);
                 }
                 Err(Errno::INVAL | Errno::BADF | Errno::NOTSOCK | Errno::OPNOTSUPP) => return Turn::Dead,

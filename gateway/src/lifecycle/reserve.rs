@@ -34,6 +34,13 @@ impl Reserve {
     pub(super) fn new() -> Self {
         let reserve = Self { kept: Mutex::new(Vec::with_capacity(KEPT_BACK)), full: AtomicBool::new(false) };
         reserve.refill();
+        if !reserve.is_full() {
+            let limit = getrlimit(Resource::Nofile).current;
+            tracing::error!(
+                limit,
+                "too few files may be opened to accept any connection: raise the limit of open files"
+            );
+        }
         reserve
     }
 
@@ -49,15 +56,35 @@ impl Reserve {
         kept.clear();
     }
 
-    /// Opens again what can be opened.
+    /// Opens them again, if as many are left for everything else: never the last ones, and not even for a moment.
     pub(super) fn refill(&self) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if free_descriptors() < 2 * KEPT_BACK as u64 {
+            return;
+        }
         while kept.len() < KEPT_BACK {
             match eventfd(0, EventfdFlags::CLOEXEC) {
                 Ok(fd) => kept.push(fd),
-                Err(_) => return,
+                // Somebody else took them meanwhile.
+                Err(_) => return kept.clear(),
             }
         }
         self.full.store(true, Ordering::Release);
     }
+}
+
+/// How many the process may still open.
+fn free_descriptors() -> u64 {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    limit.saturating_sub(open_descriptors().unwrap_or(u64::MAX))
+}
+
+/// How many descriptors are open in this process: st_size of /proc/self/fd since Linux 6.2
+/// (Documentation/filesystems/proc.rst), counted before.
+pub fn open_descriptors() -> Option<u64> {
+    const DIRECTORY: &str = "/proc/self/fd";
+    let known =
+        rustix::fs::stat(DIRECTORY).ok().and_then(|stat| u64::try_from(stat.st_size).ok()).filter(|size| *size > 0);
+    // The directory that is read is open itself.
+    known.or_else(|| Some((std::fs::read_dir(DIRECTORY).ok()?.count() as u64).saturating_sub(1)))
 }

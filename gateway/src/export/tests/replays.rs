@@ -25,7 +25,7 @@ fn with_letters(dir: &std::path::Path, backends: [&Backend; 2]) -> Node {
     node.wait(|snapshot| count(&snapshot[0], |stats| &stats.dead_letters) == 2);
     backends[1].wait_for(6);
     // What was not saved yet is rightly repeated after a crash.
-    node.wait(|_| node.has_saved_all(&node.names[1]));
+    node.wait(|_| node.names.iter().all(|name| node.has_saved_all(name)));
     node
 }
 
