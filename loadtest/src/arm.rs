@@ -1,25 +1,30 @@
 //! The ways in which telemetry may leave a pod, each started for real: what is compared.
 
 mod direct;
+mod floor;
 mod otelcol;
 mod pillion;
 mod programs;
 mod rotel;
+mod sidecars;
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 
 pub use self::direct::Direct;
-pub use self::otelcol::{Otelcol, Placement};
-pub use self::pillion::{Ack, Pillion};
+pub use self::floor::{Floor, FloorMode};
+pub use self::otelcol::{Build, Kind, Otelcol};
+pub use self::pillion::{Ack, Pillion, Quota};
 pub use self::programs::Programs;
 pub use self::rotel::Rotel;
+use crate::limits::Cage;
 use crate::network::Network;
 
 /// An agent that is not ready by then is broken.
@@ -34,8 +39,10 @@ pub struct Site<'a> {
     pub pods: usize,
     /// The sink's port.
     pub sink_port: u16,
-    /// For configuration and data; empty.
+    /// For configuration, data and logs; empty.
     pub dir: &'a Path,
+    /// Where agents are started in.
+    pub cage: &'a Cage,
 }
 
 /// One way.
@@ -48,6 +55,11 @@ pub trait Arm {
 
     /// The resource attribute by which it promises to say whose items are, if it does.
     fn attests(&self) -> Option<&'static str>;
+
+    /// Whether it acknowledges only what is on the disk: arms are compared with their like.
+    fn is_durable(&self) -> bool {
+        false
+    }
 
     /// Starts it for all pods; returns when each of them can send.
     fn start<'a>(&'a self, site: &'a Site<'a>) -> Result<Box<dyn Running + 'a>>;
@@ -64,10 +76,24 @@ pub trait Running {
     /// Its processes; those that they start are found by the measuring.
     fn processes(&self) -> Vec<Process>;
 
-    /// kill -9 of all that is the agent's (not of what the pod keeps), and its start again. Returns when it is ready.
-    fn crash(&mut self) -> Result<()> {
-        bail!("this arm has no agent that could crash")
+    /// Ends all that is the agent's (not what the pod keeps), and starts it again. Returns when it is ready.
+    fn restart(&mut self, _end: End) -> Result<()> {
+        Ok(())
     }
+
+    /// The same of what is in one pod, gracefully, as when the pod is replaced by another.
+    fn replace(&mut self, _pod: usize) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// How an agent ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// kill -9.
+    Killed,
+    /// SIGTERM, and the time that it takes.
+    Graceful,
 }
 
 /// One process of an arm.
@@ -89,6 +115,26 @@ struct Agent {
 impl Agent {
     fn process(&self) -> Process {
         Process { role: self.role, pid: self.child.id() }
+    }
+
+    /// Asks it to end.
+    fn ask(&self, end: End) -> Result<()> {
+        let signal = match end {
+            End::Killed => Signal::KILL,
+            End::Graceful => Signal::TERM,
+        };
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("a process has a number")?;
+        Ok(kill_process(pid, signal)?)
+    }
+
+    /// Waits until it has ended; one that does not is killed when dropped.
+    fn ended(&mut self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while self.child.try_wait()?.is_none() {
+            ensure!(Instant::now() < deadline, "{} did not end within {PATIENCE:?} of SIGTERM", self.role);
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+        Ok(())
     }
 
     /// Reads what it says until a line has `ready` in it. What it says later is read and forgotten, so that it never blocks.
@@ -162,6 +208,11 @@ fn wait_for_ports(network: &Network, addresses: Vec<SocketAddr>) -> Result<()> {
         });
         asking.join().expect("asking does not panic")
     })
+}
+
+/// The file that an agent's standard error goes to.
+fn log(dir: &Path, name: &str) -> Result<Stdio> {
+    Ok(std::fs::File::create(dir.join(format!("{name}.log")))?.into())
 }
 
 /// The version that a program tells when asked.

@@ -27,14 +27,16 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use self::costs::{Reading, Spending, memory, usage};
-use self::pinning::Pinning;
-use crate::arm::{Arm, Running, Site};
+pub(crate) use self::costs::Spending;
+use self::costs::{Reading, memory, usage};
+pub(crate) use self::pinning::Pinning;
+use crate::arm::{Arm, End, Running, Site};
 use crate::generator::{self, Live, Load, Outcome, Protocol};
 use crate::histogram::Latencies;
 use crate::identity::Signal;
 use crate::judge::{Account, Judge, Settings};
 use crate::ledger::Ledger;
+use crate::limits::Limits;
 use crate::measure::{Memory, Usage};
 use crate::network::Network;
 use crate::profile::{Profile, SHOP};
@@ -55,8 +57,12 @@ const QUIET: Duration = Duration::from_millis(500);
 /// How often the run is looked at.
 const TICK: Duration = Duration::from_millis(100);
 
-/// A generator that is later than this, once in a hundred requests, has measured itself.
+/// A generator that is later than this, once in a hundred requests, may have measured itself...
 const LATENESS_MAX_MS: f64 = 1.0;
+
+/// ...if that is more than this share of the slowest hundredth's latency, too. Lateness is part of every latency, of every arm:
+/// less of it draws ratios towards 1, and flatters nobody.
+const LATENESS_SHARE_MAX: f64 = 0.25;
 
 /// The delay of a slow backend.
 const SLOW: Duration = Duration::from_millis(500);
@@ -96,7 +102,8 @@ pub struct Cell {
     pub startup_ms: f64,
     /// How long the first item was on its way to the backend, milliseconds.
     pub first_delivery_ms: Option<f64>,
-    /// Why its latencies say nothing about the arm.
+    /// Why its latencies say nothing about the arm. CPU, memory and the account say what they say: none of them needs a
+    /// punctual generator.
     pub void: Option<String>,
 }
 
@@ -151,6 +158,18 @@ pub struct Cpu {
     pub sink: f64,
     /// Of the whole machine, whoever used it.
     pub machine: f64,
+    /// The length of the time in which all of these were spent.
+    #[serde(default)]
+    pub wall: f64,
+}
+
+impl Cpu {
+    /// Processors that were busy with something else than arm, generator and sink, on average: other programs, and the kernel on
+    /// nobody's account.
+    pub fn others(&self) -> f64 {
+        let own = self.arm + self.generator + self.sink;
+        if self.wall > 0.0 { ((self.machine - own) / self.wall).max(0.0) } else { 0.0 }
+    }
 }
 
 /// Memory at three times.
@@ -169,6 +188,8 @@ pub struct Phases {
 pub struct Options<'a> {
     /// Where pods are.
     pub network: &'a Network,
+    /// What each agent may have.
+    pub limits: &'a Limits,
     /// An empty directory.
     pub dir: &'a Path,
     /// Decides load and contents.
@@ -188,11 +209,14 @@ pub fn run(
 ) -> Result<Cell> {
     let pinning = Pinning::new()?;
     let bench = Bench::new(arm, scenario, options, &pinning)?;
+    // Before what runs in it, so that it is dropped after it.
+    let cage = options.limits.cage()?;
     let site = Site {
         network: options.network,
         pods: scenario.pods,
         sink_port: bench.sink.address().port(),
         dir: options.dir,
+        cage: &cage,
     };
     let started = Instant::now();
     let mut running = arm.start(&site).with_context(|| format!("starting {}", arm.name()))?;
@@ -249,6 +273,8 @@ struct Bench<'a> {
     sink: Sink,
     scenario: &'a Scenario,
     options: Options<'a>,
+    /// Pods that were replaced, one after the other.
+    replaced: std::cell::Cell<usize>,
 }
 
 impl<'a> Bench<'a> {
@@ -268,7 +294,7 @@ impl<'a> Bench<'a> {
         };
         let sink = pinning.as_load(|| Sink::start((Ipv4Addr::UNSPECIFIED, port).into(), Keep::Hand(taker)))??;
         let ledger = Arc::new(Ledger::new(scenario.pods));
-        Ok(Self { plan, ledger, judge, sink, scenario, options })
+        Ok(Self { plan, ledger, judge, sink, scenario, options, replaced: std::cell::Cell::new(0) })
     }
 
     /// Sends, on a thread of its own; this one looks on and does what is to happen.
@@ -311,7 +337,7 @@ impl<'a> Bench<'a> {
             look(running, &live, began.elapsed(), false);
             while let Some(event) = events.next_if(|event| event.at <= began.elapsed().as_secs_f64()) {
                 // What a process has spent is gone with it.
-                look(running, &live, began.elapsed(), event.what == Deed::AgentKilled);
+                look(running, &live, began.elapsed(), event.what.ends_a_process());
                 if let Err(error) = self.happen(event.what, running) {
                     live.stop.store(true, Ordering::Relaxed);
                     return Err(error);
@@ -333,9 +359,17 @@ impl<'a> Bench<'a> {
                 self.sink.answer(Pace::Now);
                 self.sink.fail_with(Fault::None);
             }
-            Deed::AgentKilled => running.crash()?,
+            Deed::AgentKilled => running.restart(End::Killed)?,
+            Deed::AgentRestarted => running.restart(End::Graceful)?,
+            Deed::PodReplaced => running.replace(self.next_pod())?,
         }
         Ok(())
+    }
+
+    fn next_pod(&self) -> usize {
+        let pod = self.replaced.get();
+        self.replaced.set((pod + 1) % self.scenario.pods);
+        pod
     }
 
     /// Returns when nothing is owed any more, or patience has ended.
@@ -355,9 +389,7 @@ impl Cell {
         self.noisy_latency = scenario.noisy.map(|_| Percentiles::of(noisy));
         self.lateness = Percentiles::of(&outcome.lateness);
         self.seconds = outcome.took.as_secs_f64();
-        self.void = self.lateness.p99.filter(|late| *late > LATENESS_MAX_MS).map(|late| {
-            format!("the generator itself was {late:.1} ms late, once in a hundred requests: the machine is too busy")
-        });
+        self.void = lateness_voids(&self.lateness, &self.latency, self.cpu.others());
         self.requests = Requests {
             due: outcome.due,
             acknowledged: outcome.acknowledged,
@@ -392,6 +424,18 @@ impl Percentiles {
     }
 }
 
+/// Why latencies say nothing when the generator was so late, and what to do about it.
+fn lateness_voids(lateness: &Percentiles, latency: &Percentiles, others: f64) -> Option<String> {
+    let late = lateness.p99?;
+    let is_much = latency.p99.is_none_or(|latency| late > LATENESS_SHARE_MAX * latency);
+    (late > LATENESS_MAX_MS && is_much).then(|| {
+        format!(
+            "the generator was {late:.1} ms late once in a hundred requests (at most {LATENESS_MAX_MS} ms or a quarter of the \
+             ack latency's p99), while others kept {others:.1} processors busy: end what else runs here, or lower --rate or --pods"
+        )
+    })
+}
+
 /// A phase of a run is a length of time: nothing is waited for.
 fn pause(length: Duration) {
     let end = Instant::now() + length;
@@ -407,4 +451,27 @@ fn millis(duration: Duration) -> f64 {
 fn unix_now() -> u64 {
     let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since_1970.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scenario: a generator that was late by different times, beside different latencies.
+    /// Guarantees: only what is both above a millisecond and a large part of the latency makes it void, and the words name the
+    /// lateness, its limit, who else was busy and what helps.
+    #[test]
+    fn lateness_voids_latencies_that_it_is_a_large_part_of() {
+        let late = |late: f64, latency: Option<f64>| {
+            let of = |p99| Percentiles { p99, ..Percentiles::default() };
+            lateness_voids(&of(Some(late)), &of(latency), 1.25)
+        };
+        assert_eq!(late(0.9, Some(1.0)), None, "below the limit");
+        assert_eq!(late(3.0, Some(40.0)), None, "a small part of what was measured");
+        let why = late(3.0, Some(5.0)).unwrap();
+        for words in ["3.0 ms late", "at most 1 ms", "1.2 processors", "--rate"] {
+            assert!(why.contains(words), "{words}: {why}");
+        }
+        assert!(late(3.0, None).is_some(), "no latency to be a part of");
+    }
 }

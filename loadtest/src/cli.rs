@@ -3,7 +3,8 @@
 mod arguments;
 mod arms;
 
-use std::io::{IsTerminal, Write, stderr};
+use std::io::{self, IsTerminal, Write, stderr, stdout};
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -12,11 +13,13 @@ use std::sync::atomic::Ordering;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 
-use self::arguments::{Arguments, Load, Task};
-use crate::arm::Programs;
+use self::arguments::{Arguments, Load, Places, Task};
+use crate::arm::{Programs, Quota};
 use crate::baselines::Baseline;
 use crate::compare::{self, Comparison, Progress, Request};
+use crate::floor;
 use crate::report;
+use crate::saturate;
 use crate::scenario::{COMMITTED, Scenario};
 use crate::verdict;
 
@@ -29,7 +32,7 @@ pub fn main() -> ExitCode {
     match run(arguments) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("pillion-loadtest: {error:#}");
+            tell(format_args!("pillion-loadtest: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -40,7 +43,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Task::List => {
             for (name, _) in COMMITTED {
                 let scenario = Scenario::load(name)?;
-                println!("{name:16} {}\n{:16} {}", scenario.about, "", scenario.shape());
+                print(format_args!("{name:16} {}\n{:16} {}", scenario.about, "", scenario.shape()))?;
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -48,8 +51,8 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Task::Report { old, new } => {
             let old = report::read(&old)?;
             match new {
-                Some(new) => println!("{}", report::change(&old, &report::read(&new)?)),
-                None => println!("{}\n{}", report::table(&old), report::verdict(&old).join("\n")),
+                Some(new) => print(format_args!("{}", report::change(&old, &report::read(&new)?)))?,
+                None => print(format_args!("{}\n{}", report::table(&old), report::verdict(&old).join("\n")))?,
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -57,12 +60,19 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             get_rotel(load);
             enter_namespaces()
         }
-        Task::Run { .. } | Task::Compare { .. } | Task::Sweep { .. } if !arguments.inside => enter_namespaces(),
+        Task::Run { .. } | Task::Compare { .. } | Task::Sweep { .. } | Task::Saturate { .. } if !arguments.inside => {
+            enter_namespaces()
+        }
         Task::Run { name, load } => one(&name, 1, &load),
         Task::Compare { name, rounds, quick, load } => {
             let name = if quick { "quick".to_owned() } else { name };
             one(&name, rounds, &load)
         }
+        Task::Saturate { sizes, arms, seconds, rounds, seed, places } => {
+            let seed = seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
+            saturate(sizes, &arms, (seconds, rounds, seed), &places)
+        }
+        Task::Floor { mode, listen, backend, data } => be_the_floor(&mode, listen, backend, data),
         Task::Sweep { name, numbers, rounds, load } => sweep(&name, &numbers, rounds, &load),
     }
 }
@@ -70,16 +80,18 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
 /// Gets them, and fails when one is missing.
 fn baselines(only: &[String], cache: Option<PathBuf>) -> Result<ExitCode> {
     let unknown = only.iter().find(|name| Baseline::ALL.iter().all(|baseline| baseline.name() != *name));
-    ensure!(unknown.is_none(), "no baseline is called {unknown:?}");
+    if let Some(unknown) = unknown {
+        bail!("no baseline is called {unknown:?}: there are {}", Baseline::ALL.map(Baseline::name).join(", "));
+    }
     let programs = Programs::find(None, None, cache)?;
     let mut code = ExitCode::SUCCESS;
     for baseline in
         Baseline::ALL.into_iter().filter(|one| only.is_empty() || only.iter().any(|name| name == one.name()))
     {
-        match baseline.get(&programs) {
-            Ok((path, version)) => println!("{}: {version}, {}", baseline.name(), path.display()),
+        match baseline.get(&programs, &mut |line| tell(format_args!("{}: {line}", baseline.name()))) {
+            Ok((path, version)) => print(format_args!("{}: {version}, {}", baseline.name(), path.display()))?,
             Err(error) => {
-                println!("MISSING {}: {error:#}", baseline.name());
+                print(format_args!("MISSING {}: {error:#}", baseline.name()))?;
                 code = ExitCode::FAILURE;
             }
         }
@@ -89,12 +101,13 @@ fn baselines(only: &[String], cache: Option<PathBuf>) -> Result<ExitCode> {
 
 /// Before the first comparison. Without it the arm is reported as missing.
 fn get_rotel(load: &Load) {
-    if load.rotel.is_some() || !load.arms.iter().any(|arm| arm == "rotel") {
+    if load.places.rotel.is_some() || !load.arms.iter().any(|arm| arm == "rotel") {
         return;
     }
-    let got = Programs::find(None, None, load.cache.clone()).and_then(|programs| Baseline::Rotel.get(&programs));
+    let got = Programs::find(None, None, load.places.cache.clone())
+        .and_then(|programs| Baseline::Rotel.get(&programs, &mut |line| tell(format_args!("rotel: {line}"))));
     if let Err(error) = got {
-        eprintln!("rotel could not be got: {error:#}");
+        tell(format_args!("rotel could not be got: {error:#}"));
     }
 }
 
@@ -112,9 +125,9 @@ fn enter_namespaces() -> Result<ExitCode> {
 
 fn one(name: &str, rounds: usize, load: &Load) -> Result<ExitCode> {
     let comparison = compare(name, Scenario::load(name)?, rounds, load)?;
-    if let Some(dir) = &load.out {
+    if let Some(dir) = &load.places.out {
         for path in report::write(&comparison, dir)? {
-            eprintln!("wrote {}", path.display());
+            tell(format_args!("wrote {}", path.display()));
         }
     }
     Ok(exit(&[comparison]))
@@ -126,7 +139,7 @@ fn sweep(name: &str, pods: &[usize], rounds: usize, load: &Load) -> Result<ExitC
     for pods in pods {
         let scenario = Scenario { pods: *pods, ..Scenario::load(name)? };
         let comparison = compare(name, scenario, rounds, load)?;
-        if let Some(dir) = &load.out {
+        if let Some(dir) = &load.places.out {
             report::write(&comparison, &dir.join(format!("pods-{pods}")))?;
         }
         all.push(comparison);
@@ -136,9 +149,9 @@ fn sweep(name: &str, pods: &[usize], rounds: usize, load: &Load) -> Result<ExitC
 
 fn compare(name: &str, scenario: Scenario, rounds: usize, load: &Load) -> Result<Comparison> {
     let scenario = load.apply(scenario)?;
-    let (arms, missing) = arms::of(&load.arms, load)?;
+    let (arms, missing) = arms::of(&load.arms, &load.places, Quota::Default)?;
     ensure!(!arms.is_empty(), "none of the arms can be run: {missing:?}");
-    let scratch = load.scratch.clone().unwrap_or_else(std::env::temp_dir);
+    let scratch = load.places.scratch.clone().unwrap_or_else(std::env::temp_dir);
     let seed = load.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
     let request = Request { name, scenario, rounds, seed, command: command(seed), missing, scratch: &scratch };
     let is_watched = stderr().is_terminal();
@@ -148,11 +161,44 @@ fn compare(name: &str, scenario: Scenario, rounds: usize, load: &Load) -> Result
         }
     })?;
     if is_watched {
-        eprint!("\r\x1b[K");
+        drop(write!(stderr(), "\r\x1b[K"));
     }
-    println!("{}", report::table(&comparison));
-    report::verdict(&comparison).iter().for_each(|line| println!("{line}"));
+    print(format_args!("{}\n{}", report::table(&comparison), report::verdict(&comparison).join("\n")))?;
     Ok(comparison)
+}
+
+fn saturate(
+    sizes: Vec<usize>,
+    names: &[String],
+    (seconds, rounds, seed): (f64, usize, u64),
+    places: &Places,
+) -> Result<ExitCode> {
+    ensure!(seconds.is_finite() && seconds > 0.0, "--seconds: above 0");
+    let (arms, missing) = arms::of(names, places, Quota::Open)?;
+    let scratch = places.scratch.clone().unwrap_or_else(std::env::temp_dir);
+    let request = saturate::Request { sizes, seconds, rounds, seed, command: command(seed), scratch: &scratch };
+    let saturation = saturate::run(request, &arms, missing, &mut |arm, spans, round| {
+        tell(format_args!("round {}/{rounds}  {arm}, {spans} spans a request", round + 1));
+    })?;
+    print(format_args!("\n{}", saturation.table()))?;
+    if let Some(dir) = &places.out {
+        std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
+        std::fs::write(dir.join("saturation.json"), serde_json::to_string_pretty(&saturation)?)?;
+        std::fs::write(dir.join("saturation.txt"), saturation.table())?;
+        tell(format_args!("wrote {}", dir.join("saturation.json").display()));
+    }
+    Ok(if saturation.runs.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn be_the_floor(mode: &str, listen: SocketAddr, backend: SocketAddr, data: PathBuf) -> Result<ExitCode> {
+    let mode = match mode {
+        "floor" => floor::Mode::Merged,
+        "floor-one-for-one" => floor::Mode::OneForOne,
+        "floor-durable" => floor::Mode::Durable(data),
+        other => bail!("no floor is called {other:?}"),
+    };
+    floor::run(TcpListener::bind(listen)?, backend, mode)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The command as it was given, with the seed.
@@ -182,6 +228,19 @@ fn exit(comparisons: &[Comparison]) -> ExitCode {
         arms.any(|arm| !verdict::mistakes(&arm.name, &comparison.cells, &comparison.scenario).is_empty())
     };
     if comparisons.iter().any(is_wrong) { ExitCode::from(FAULT) } else { ExitCode::SUCCESS }
+}
+
+/// A line of what was asked for. A reader that has gone has read enough: the run goes on, for its files and its exit status.
+fn print(line: std::fmt::Arguments<'_>) -> Result<()> {
+    match writeln!(stdout(), "{line}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("writing to standard output"),
+        _ => Ok(()),
+    }
+}
+
+/// A line for whoever looks on; nobody may.
+fn tell(line: std::fmt::Arguments<'_>) {
+    drop(writeln!(stderr(), "{line}"));
 }
 
 /// Numbers of pods as `pods=5,20,50`.

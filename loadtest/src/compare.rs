@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::arm::Arm;
 use crate::cell::{self, Cell, DRAIN_MAX, Options};
 use crate::generator::Live;
+use crate::limits::Limits;
 use crate::network::Network;
 use crate::scenario::Scenario;
 
@@ -28,6 +29,9 @@ pub struct Comparison {
     pub started: u64,
     /// Where.
     pub machine: String,
+    /// What each agent may have.
+    #[serde(default)]
+    pub limits: String,
     /// The command that makes it again.
     pub command: String,
     /// What was compared, in the order that was asked for.
@@ -45,6 +49,9 @@ pub struct About {
     pub name: String,
     /// What it is.
     pub about: String,
+    /// Whether it acknowledges only what is on the disk.
+    #[serde(default)]
+    pub is_durable: bool,
 }
 
 /// An arm, or a run of it, that is not there.
@@ -93,6 +100,7 @@ pub fn run(request: Request<'_>, arms: &[Box<dyn Arm>], watch: &mut dyn FnMut(&P
     let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let Request { name, scenario, rounds, seed, command, mut missing, scratch } = request;
     let network = Network::of_pods(scenario.pods)?;
+    let limits = Limits::find();
     let mut rng = Rng::with_seed(seed);
     let mut cells = Vec::new();
     for round in 0..rounds {
@@ -102,6 +110,7 @@ pub fn run(request: Request<'_>, arms: &[Box<dyn Arm>], watch: &mut dyn FnMut(&P
             let dir = tempfile::Builder::new().prefix("pl-").tempdir_in(scratch).context("a directory for the run")?;
             let options = Options {
                 network: &network,
+                limits: &limits,
                 dir: dir.path(),
                 seed: seed ^ (round as u64) << 32,
                 round,
@@ -117,19 +126,26 @@ pub fn run(request: Request<'_>, arms: &[Box<dyn Arm>], watch: &mut dyn FnMut(&P
             }
         }
     }
-    let arms = arms.iter().map(|arm| About { name: arm.name().to_owned(), about: arm.about() }).collect();
-    let (name, started, machine) = (name.to_owned(), since_1970.as_secs(), machine());
-    Ok(Comparison { name, scenario, seed, rounds, started, machine, command, arms, missing, cells })
+    let arms = arms.iter().map(|arm| About::of(arm.as_ref())).collect();
+    let (name, started, machine, limits) = (name.to_owned(), since_1970.as_secs(), machine(), limits.about());
+    Ok(Comparison { name, scenario, seed, rounds, started, machine, limits, command, arms, missing, cells })
 }
 
 /// Processors and kernel in words.
-fn machine() -> String {
+pub fn machine() -> String {
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let processors = cpuinfo.lines().filter(|line| line.starts_with("processor")).count();
     let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     let model = model.map_or("an unknown processor", |(_, model)| model);
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     format!("{processors} processors ({model}), Linux {}", kernel.trim())
+}
+
+impl About {
+    /// What an arm says of itself.
+    pub fn of(arm: &dyn Arm) -> Self {
+        Self { name: arm.name().to_owned(), about: arm.about(), is_durable: arm.is_durable() }
+    }
 }
 
 impl Comparison {
@@ -144,6 +160,12 @@ impl Comparison {
         values.sort_by(f64::total_cmp);
         let (lower, upper) = (values.get(values.len().checked_sub(1)? / 2)?, values.get(values.len() / 2)?);
         Some(f64::midpoint(*lower, *upper))
+    }
+
+    /// Whether a Collector in each pod was run: without one, nothing is said about full sidecars.
+    pub fn has_collector_sidecars(&self) -> bool {
+        let is_one = |arm: &&About| arm.name.starts_with("otelcol") && arm.name != "otelcol-daemonset";
+        self.arms.iter().filter(is_one).any(|arm| self.of(&arm.name).next().is_some())
     }
 
     /// Items of a request on average, by the shares of the signals.

@@ -8,8 +8,9 @@
 //!
 //! What is compared, and how:
 //! - [`scenario`] is a file that says what is done; [`network`] gives each pod a namespace; [`arm`] starts what is compared.
-//! - [`baselines`] gets what others make into a cache.
+//! - [`baselines`] gets what others make into a cache; [`limits`] gives every agent the same memory.
 //! - [`cell`] is one run of one arm, measured; [`verdict`] says what may be said of several.
+//! - [`saturate`] counts spans per CPU-second in a closed loop, beside the floor.
 //! - [`compare`] runs rounds of them, [`report`] tells what came of it, [`cli`] is the command.
 //!
 //! For benches and tests:
@@ -33,11 +34,13 @@ pub mod identity;
 pub mod item;
 pub mod judge;
 pub mod ledger;
+pub mod limits;
 pub mod measure;
 pub mod network;
 pub mod payload;
 pub mod profile;
 pub mod report;
+pub mod saturate;
 pub mod scenario;
 pub mod schedule;
 pub mod sink;

@@ -159,6 +159,17 @@ pub enum Deed {
     BackendUp,
     /// kill -9 of the agent, and its start at once.
     AgentKilled,
+    /// SIGTERM of the agent, and its start when it has ended.
+    AgentRestarted,
+    /// What is in one pod is asked to end and started again, pod after pod.
+    PodReplaced,
+}
+
+impl Deed {
+    /// What a process has spent and was not seen before is gone with it.
+    pub fn ends_a_process(self) -> bool {
+        matches!(self, Self::AgentKilled | Self::AgentRestarted | Self::PodReplaced)
+    }
 }
 
 /// A mistake that a scenario makes fair.

@@ -55,3 +55,24 @@ fn a_missing_arm_is_reported_and_never_left_out_in_silence() {
     assert!(run.status.success(), "{told}\n{}", String::from_utf8_lossy(&run.stderr));
     assert!(told.contains("MISSING rotel: rotel-agent is not there"), "{told}");
 }
+
+/// Scenario: whoever reads the output has gone before it comes, as in `| head`.
+/// Guarantees: no panic, and the exit status of what was asked for.
+#[test]
+fn a_reader_that_has_gone_is_no_failure() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = ["baselines", "--only", "nothing", "--cache"];
+    for (arguments, code) in [(&["list"][..], 0), (&["list", "nonsense"], 2), (&missing, 1)] {
+        let ends = || {
+            let (reader, writer) = std::io::pipe().unwrap();
+            drop(reader);
+            writer
+        };
+        let mut run = Command::new(PROGRAM);
+        run.args(arguments).stdout(ends()).stderr(ends());
+        if arguments.len() > 2 {
+            run.arg(dir.path());
+        }
+        assert_eq!(run.status().unwrap().code(), Some(code), "{arguments:?}");
+    }
+}

@@ -11,6 +11,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use pillion_loadtest::arm::{Arm, Direct, Process, Running, Site};
 use pillion_loadtest::cell::{self, Cell, Options};
 use pillion_loadtest::client::{self, Connection};
+use pillion_loadtest::limits::Limits;
 use pillion_loadtest::network::{Network, Place};
 use pillion_loadtest::payload;
 use pillion_loadtest::profile::INSTANCE;
@@ -199,7 +200,7 @@ fn told(fault: Fault) -> (Vec<String>, Cell) {
     let dir = std::env::temp_dir();
     // Only an agent that loses is waited for in vain.
     let drain = Duration::from_secs(if fault == Fault::Loses { 2 } else { 60 });
-    let options = Options { network: &Network::Here, dir: &dir, seed: 4, round: 0, drain };
+    let options = Options { network: &Network::Here, limits: &Limits::find(), dir: &dir, seed: 4, round: 0, drain };
     let run = |arm: &dyn Arm| cell::run(arm, &scenario, options, &mut |_, _| {}).expect("the run ends well");
     let cells = [run(&Direct), run(&Faulty(fault))];
     assert_eq!(verdict::mistakes("direct", &cells, &scenario), [""; 0], "{:?}", cells[0]);

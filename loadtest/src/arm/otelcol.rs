@@ -1,29 +1,41 @@
 //! The OpenTelemetry Collector: one in each pod, or one for all of them.
 //!
-//! As its documentation recommends for a sidecar: memory_limiter first, batch last, a queue in the exporter, GOMEMLIMIT at 80 %
-//! of the limit. It adds the attributes that Pillion attests; shared, it cannot know whose a request is, and adds none.
+//! As its documentation recommends for a sidecar: memory_limiter first, GOMEMLIMIT at 80 % of the limit, a queue in the exporter. In
+//! memory the batch processor stands last. With a queue on the disk there is none: it would acknowledge what only memory has; there
+//! the exporter makes the batches, behind the queue. It adds the attributes that Pillion attests; shared, it cannot know whose a
+//! request is, and adds none.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Result, ensure};
 
-use super::{Agent, Arm, Process, Running, Site, version, wait_for_ports};
+use super::sidecars::Sidecars;
+use super::{Agent, Arm, Running, Site, log, version};
 use crate::identity::pod_name;
+use crate::limits::AGENT_MEMORY_MIB;
 use crate::network::{Network, OTLP_GRPC, OTLP_HTTP, Place};
 
-/// What each may use, as a container's limit would say.
-const MEMORY_MIB: u32 = 512;
-
-/// How many there are.
+/// How many there are, and where its queue is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Placement {
-    /// One in each pod.
+pub enum Kind {
+    /// One in each pod, queue in memory.
     Sidecar,
-    /// One for all pods, in a pod of its own.
+    /// One in each pod, queue in file_storage with fsync: acknowledges after the disk.
+    File,
+    /// One for all pods, in a pod of its own, queue in memory.
     Daemonset,
+}
+
+/// Which components are in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Build {
+    /// Those of an ordinary build.
+    Ordinary,
+    /// Only those that it uses here.
+    Minimal,
 }
 
 /// The arm.
@@ -31,79 +43,83 @@ pub enum Placement {
 pub struct Otelcol {
     /// Its program.
     pub program: PathBuf,
-    /// How many.
-    pub placement: Placement,
-}
-
-struct Collectors {
-    agents: Vec<Agent>,
-    address: [SocketAddr; 2],
+    /// Which one that is.
+    pub build: Build,
+    /// How many, and where the queue is.
+    pub kind: Kind,
 }
 
 impl Arm for Otelcol {
     fn name(&self) -> &str {
-        match self.placement {
-            Placement::Sidecar => "otelcol",
-            Placement::Daemonset => "otelcol-daemonset",
+        match (self.kind, self.build) {
+            (Kind::Sidecar, Build::Ordinary) => "otelcol",
+            (Kind::Sidecar, Build::Minimal) => "otelcol-minimal",
+            (Kind::File, Build::Ordinary) => "otelcol-file",
+            (Kind::File, Build::Minimal) => "otelcol-minimal-file",
+            (Kind::Daemonset, _) => "otelcol-daemonset",
         }
     }
 
     fn about(&self) -> String {
-        let place = match self.placement {
-            Placement::Sidecar => "one in each pod",
-            Placement::Daemonset => "one for all pods, which does not say whose items are",
+        let build = match self.build {
+            Build::Ordinary => "built with the components of an ordinary sidecar",
+            Build::Minimal => "built with only the components that it uses here, its best case",
         };
-        format!("{}, a build of few components, {place}, queue in memory", version(&self.program))
+        let kind = match self.kind {
+            Kind::Sidecar => "one in each pod, queue in memory",
+            Kind::File => "one in each pod, queue in file_storage with fsync, acknowledged after it",
+            Kind::Daemonset => "one for all pods, which does not say whose items are, queue in memory",
+        };
+        format!("{}, {build}; {kind}", version(&self.program))
     }
 
     fn attests(&self) -> Option<&'static str> {
-        (self.placement == Placement::Sidecar).then_some("k8s.pod.name")
+        (self.kind != Kind::Daemonset).then_some("k8s.pod.name")
+    }
+
+    fn is_durable(&self) -> bool {
+        self.kind == Kind::File
     }
 
     fn start<'a>(&'a self, site: &'a Site<'a>) -> Result<Box<dyn Running + 'a>> {
         ensure!(matches!(site.network, Network::Pods(_)), "each agent needs the ports of a pod of its own");
-        let (places, host): (Vec<Place>, _) = match self.placement {
-            Placement::Sidecar => ((0..site.pods).map(Place::Pod).collect(), Ipv4Addr::LOCALHOST.into()),
-            Placement::Daemonset => (vec![Place::Agent], site.network.agent()),
+        let (count, host) = match self.kind {
+            Kind::Sidecar | Kind::File => (site.pods, Ipv4Addr::LOCALHOST.into()),
+            Kind::Daemonset => (1, site.network.agent()),
         };
-        let mut agents = Vec::with_capacity(places.len());
-        for place in places {
-            agents.push(self.start_one(
-                site,
-                place,
-                SocketAddr::new(host, OTLP_GRPC),
-                SocketAddr::new(host, OTLP_HTTP),
-            )?);
-        }
-        let address = [SocketAddr::new(host, OTLP_GRPC), SocketAddr::new(host, OTLP_HTTP)];
-        wait_for_ports(site.network, vec![address[0]; site.pods])?;
-        Ok(Box::new(Collectors { agents, address }))
+        let addresses = [SocketAddr::new(host, OTLP_GRPC), SocketAddr::new(host, OTLP_HTTP)];
+        let start = move |number| self.start_one(site, number, addresses);
+        Ok(Box::new(Sidecars::start(site, count, addresses, start)?))
     }
 }
 
 impl Otelcol {
-    fn start_one(&self, site: &Site<'_>, place: Place, grpc: SocketAddr, http: SocketAddr) -> Result<Agent> {
-        let (name, attributes) = match place {
-            Place::Agent => ("otelcol".to_owned(), None),
-            Place::Pod(pod) => (pod_name(pod), Some(attributes(pod))),
+    fn start_one(&self, site: &Site<'_>, number: usize, addresses: [SocketAddr; 2]) -> Result<Agent> {
+        let (place, name, attributes) = match self.kind {
+            Kind::Daemonset => (Place::Agent, "otelcol".to_owned(), None),
+            Kind::Sidecar | Kind::File => (Place::Pod(number), pod_name(number), Some(attributes(number))),
         };
         let path = site.dir.join(format!("{name}.yaml"));
+        let storage = site.dir.join("data").join(&name);
+        let storage = match self.kind {
+            Kind::File => {
+                fs::create_dir_all(&storage)?;
+                Some(storage.as_path())
+            }
+            Kind::Sidecar | Kind::Daemonset => None,
+        };
         let sink = site.network.sink(place, site.sink_port);
-        fs::write(&path, config(grpc, http, sink, attributes.as_deref()))?;
-        let mut command = Command::new(&self.program);
+        fs::write(&path, config(addresses, sink, attributes.as_deref(), storage))?;
+        let mut command = site.cage.command(&self.program)?;
         command
             .arg("--config")
             .arg(&path)
-            .env("GOMEMLIMIT", format!("{}MiB", MEMORY_MIB * 8 / 10))
+            .env("GOMEMLIMIT", format!("{}MiB", AGENT_MEMORY_MIB * 8 / 10))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log(site.dir, &name)?);
         Ok(Agent { role: "otelcol", child: site.network.spawn(place, &mut command)? })
     }
-}
-
-fn log(dir: &Path, name: &str) -> Result<Stdio> {
-    Ok(fs::File::create(dir.join(format!("{name}.log")))?.into())
 }
 
 fn attributes(pod: usize) -> String {
@@ -119,38 +135,63 @@ fn attributes(pod: usize) -> String {
     format!("  resource:\n    attributes:\n{}", lines.collect::<String>())
 }
 
-fn config(grpc: SocketAddr, http: SocketAddr, sink: SocketAddr, attributes: Option<&str>) -> String {
-    let steps = if attributes.is_some() { "memory_limiter, resource, batch" } else { "memory_limiter, batch" };
+fn config([grpc, http]: [SocketAddr; 2], sink: SocketAddr, attributes: Option<&str>, storage: Option<&Path>) -> String {
+    let steps: Vec<&str> = [
+        Some("memory_limiter"),
+        attributes.map(|_| "resource"),
+        // In front of a durable queue it would acknowledge what only memory has.
+        storage.is_none().then_some("batch"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let steps = steps.join(", ");
     let pipelines = ["traces", "metrics", "logs"]
         .map(|signal| format!("    {signal}: {{receivers: [otlp], processors: [{steps}], exporters: [otlp]}}\n"));
+    let (extension, enabled, queue) = match storage {
+        None => (String::new(), "", ""),
+        Some(dir) => (
+            format!("extensions:\n  file_storage: {{directory: {}, fsync: true}}\n", dir.display()),
+            "  extensions: [file_storage]\n",
+            "\n    sending_queue: {storage: file_storage, queue_size: 10000, batch: {flush_timeout: 200ms, min_size: 8192}}\n    \
+             retry_on_failure: {max_elapsed_time: 0s}",
+        ),
+    };
     format!(
         "receivers:
   otlp: {{protocols: {{grpc: {{endpoint: \"{grpc}\"}}, http: {{endpoint: \"{http}\"}}}}}}
 processors:
-  memory_limiter: {{check_interval: 1s, limit_percentage: 0, limit_mib: {MEMORY_MIB}, spike_limit_mib: {}}}
-  batch: {{}}
-{}exporters:
-  otlp: {{endpoint: \"{sink}\", tls: {{insecure: true}}, compression: none}}
-service:
-  telemetry: {{metrics: {{level: none}}, logs: {{level: warn}}}}
+  memory_limiter: {{check_interval: 1s, limit_mib: {AGENT_MEMORY_MIB}, spike_limit_mib: {}}}
+{}{}exporters:
+  otlp:
+    endpoint: \"{sink}\"
+    tls: {{insecure: true}}
+    compression: none{queue}
+{extension}service:
+{enabled}  telemetry: {{metrics: {{level: none}}, logs: {{level: warn}}}}
   pipelines:
 {}",
-        MEMORY_MIB / 5,
+        AGENT_MEMORY_MIB / 5,
+        if storage.is_none() { "  batch: {}\n" } else { "" },
         attributes.unwrap_or_default(),
         pipelines.concat(),
     )
 }
 
-impl Running for Collectors {
-    fn grpc(&self, _pod: usize) -> SocketAddr {
-        self.address[0]
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    fn http(&self, _pod: usize) -> SocketAddr {
-        self.address[1]
-    }
-
-    fn processes(&self) -> Vec<Process> {
-        self.agents.iter().map(Agent::process).collect()
+    /// Scenario: the configurations of both queues.
+    /// Guarantees: nothing stands between the receiver and the durable queue that acknowledges from memory, and it is fsynced.
+    #[test]
+    fn a_durable_queue_acknowledges_after_the_disk() {
+        let [any, sink] = [4317, 5317].map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        let durable = config([any; 2], sink, Some("  resource: {}\n"), Some(Path::new("/data")));
+        assert!(durable.contains("fsync: true") && durable.contains("storage: file_storage"), "{durable}");
+        assert!(durable.contains("processors: [memory_limiter, resource], exporters"), "{durable}");
+        let memory = config([any; 2], sink, None, None);
+        assert!(memory.contains("processors: [memory_limiter, batch], exporters"), "{memory}");
+        assert!(!memory.contains("file_storage"), "{memory}");
     }
 }

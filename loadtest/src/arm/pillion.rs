@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Result, ensure};
 
-use super::{Agent, Arm, Process, Running, Site, version};
+use super::{Agent, Arm, End, Process, Running, Site, log, version};
 use crate::identity::pod_name;
 use crate::network::{Network, OTLP_GRPC, OTLP_HTTP, Place};
 
@@ -31,6 +31,19 @@ pub struct Pillion {
     pub shim: Option<PathBuf>,
     /// When it acknowledges.
     pub ack: Ack,
+    /// Whether small requests may leave together, which is its default.
+    pub merge: bool,
+    /// What a pod may send.
+    pub quota: Quota,
+}
+
+/// What a pod may send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quota {
+    /// The defaults.
+    Default,
+    /// As much as it can: for what measures a saturated gateway.
+    Open,
 }
 
 struct Node<'a> {
@@ -42,9 +55,11 @@ struct Node<'a> {
 
 impl Arm for Pillion {
     fn name(&self) -> &str {
-        match self.ack {
-            Ack::Memory => "pillion",
-            Ack::Durable => "pillion-durable",
+        match (self.ack, self.merge) {
+            (Ack::Memory, true) => "pillion",
+            (Ack::Memory, false) => "pillion-unmerged",
+            (Ack::Durable, true) => "pillion-durable",
+            (Ack::Durable, false) => "pillion-durable-unmerged",
         }
     }
 
@@ -60,7 +75,12 @@ impl Arm for Pillion {
         // Cargo's directory of builds without optimisation.
         let is_debug = self.program.parent().is_some_and(|dir| dir.ends_with("debug"));
         let build = if is_debug { " (a debug build: its figures say nothing)" } else { "" };
-        format!("{}{build}, ack {ack}; one {shim} in each pod, sockets donated", version(&self.program))
+        let merge = if self.merge { "small requests leave together" } else { "each request leaves alone" };
+        format!("{}{build}, ack {ack}, {merge}; one {shim} in each pod, sockets donated", version(&self.program))
+    }
+
+    fn is_durable(&self) -> bool {
+        self.ack == Ack::Durable
     }
 
     fn attests(&self) -> Option<&'static str> {
@@ -73,37 +93,38 @@ impl Arm for Pillion {
         let gateway = self.start_gateway(site)?;
         let mut shims = Vec::with_capacity(site.pods);
         for pod in 0..site.pods {
-            let mut run = self.shim_command("run", site.dir, pod);
-            let log = fs::File::create(site.dir.join(format!("{}.log", pod_name(pod))))?;
-            let child = site.network.spawn(Place::Pod(pod), run.stdin(Stdio::null()).stderr(log))?;
-            shims.push(Agent { role: "shim", child });
+            shims.push(self.start_shim(site, pod)?);
         }
-        for pod in 0..site.pods {
-            let mut wait = self.shim_command("wait", site.dir, pod);
-            let status = site.network.spawn(Place::Pod(pod), &mut wait)?.wait()?;
-            ensure!(status.success(), "the shim of pod {pod} did not bind its ports: {status}");
-        }
+        (0..site.pods).try_for_each(|pod| self.wait_for_shim(site, pod))?;
         Ok(Box::new(Node { shims, gateway: Some(gateway), arm: self, site }))
     }
 }
 
 impl Pillion {
-    /// Defaults, but for the policy of acknowledging and for room enough for all pods.
+    /// Defaults, but for the policies of acknowledging and merging.
     fn config(&self, site: &Site<'_>) -> String {
         let ack = match self.ack {
             Ack::Memory => "memory",
             Ack::Durable => "durable",
         };
+        let merge = if self.merge { "auto" } else { "never" };
         let dir = site.dir.display();
         let tenants = (0..site.pods).map(|pod| {
             let name = pod_name(pod);
             format!("  shop/{name}: {{socket_dir: {dir}/{name}, uid: 7d1f3a52-0000-4000-8000-{pod:012}}}\n")
         });
+        let limits = match self.quota {
+            Quota::Default => "",
+            Quota::Open => {
+                ", limits: {bytes_per_second: 100GiB, requests_per_second: 10000000, \
+                 memory: {guarantee: 128MiB, ceiling: 256MiB}, disk: {guarantee: 1GiB, ceiling: 8GiB}}"
+            }
+        };
         format!(
             "node: {{data_dir: {dir}/data, admin: \"127.0.0.1:4380\", name: node-1}}
-defaults: {{ack: {ack}, destinations: [backend]}}
+defaults: {{ack: {ack}, destinations: [backend]{limits}}}
 destinations:
-  backend: {{protocol: grpc, endpoint: \"http://{}\", compression: none, allow: [\"*\"]}}
+  backend: {{protocol: grpc, endpoint: \"http://{}\", compression: none, merge: {merge}, allow: [\"*\"]}}
 tenants:
 {}",
             site.network.sink(Place::Agent, site.sink_port),
@@ -112,7 +133,7 @@ tenants:
     }
 
     fn start_gateway(&self, site: &Site<'_>) -> Result<Agent> {
-        let mut command = Command::new(&self.program);
+        let mut command = site.cage.command(&self.program)?;
         command.arg("run").arg("--config").arg(site.dir.join("pillion.yaml"));
         command.env("PILLION_LOG", "info").stdin(Stdio::null()).stderr(Stdio::piped());
         let mut gateway = Agent { role: "gateway", child: site.network.spawn(Place::Agent, &mut command)? };
@@ -120,16 +141,30 @@ tenants:
         Ok(gateway)
     }
 
-    fn shim_command(&self, verb: &str, dir: &Path, pod: usize) -> Command {
-        let mut command = match &self.shim {
-            Some(shim) => Command::new(shim),
-            None => Command::new(&self.program),
-        };
+    fn start_shim(&self, site: &Site<'_>, pod: usize) -> Result<Agent> {
+        let mut run = site.cage.command(self.shim_program())?;
+        self.shim_arguments(&mut run, "run", site.dir, pod);
+        run.stdin(Stdio::null()).stderr(log(site.dir, &pod_name(pod))?);
+        Ok(Agent { role: "shim", child: site.network.spawn(Place::Pod(pod), &mut run)? })
+    }
+
+    fn wait_for_shim(&self, site: &Site<'_>, pod: usize) -> Result<()> {
+        let mut wait = Command::new(self.shim_program());
+        self.shim_arguments(&mut wait, "wait", site.dir, pod);
+        let status = site.network.spawn(Place::Pod(pod), &mut wait)?.wait()?;
+        ensure!(status.success(), "the shim of pod {pod} did not bind its ports: {status}");
+        Ok(())
+    }
+
+    fn shim_program(&self) -> &Path {
+        self.shim.as_ref().unwrap_or(&self.program)
+    }
+
+    fn shim_arguments(&self, command: &mut Command, verb: &str, dir: &Path, pod: usize) {
         if self.shim.is_none() {
             command.arg("shim");
         }
         command.arg(verb).arg("--dir").arg(dir.join(pod_name(pod)));
-        command
     }
 }
 
@@ -146,10 +181,20 @@ impl Running for Node<'_> {
         self.gateway.iter().chain(&self.shims).map(Agent::process).collect()
     }
 
-    fn crash(&mut self) -> Result<()> {
-        // The worker dies with its supervisor.
-        drop(self.gateway.take());
+    fn restart(&mut self, end: End) -> Result<()> {
+        if let Some(gateway) = &mut self.gateway {
+            // The worker dies with its supervisor.
+            gateway.ask(end)?;
+            gateway.ended()?;
+        }
         self.gateway = Some(self.arm.start_gateway(self.site)?);
         Ok(())
+    }
+
+    fn replace(&mut self, pod: usize) -> Result<()> {
+        self.shims[pod].ask(End::Graceful)?;
+        self.shims[pod].ended()?;
+        self.shims[pod] = self.arm.start_shim(self.site, pod)?;
+        self.arm.wait_for_shim(self.site, pod)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Cpu;
 use crate::arm::Running;
@@ -12,11 +12,13 @@ use crate::measure::{self, Memory, Usage};
 pub(super) struct Reading {
     sink: Duration,
     machine: Duration,
+    at: Instant,
 }
 
 impl Reading {
     pub(super) fn take() -> io::Result<Self> {
-        Ok(Self { sink: measure::cpu_time_of_threads("sink")?, machine: measure::machine_busy()? })
+        let (sink, machine) = (measure::cpu_time_of_threads("sink")?, measure::machine_busy()?);
+        Ok(Self { sink, machine, at: Instant::now() })
     }
 
     pub(super) fn since(&self, before: &Self, generator: Duration, roles: BTreeMap<String, f64>) -> Cpu {
@@ -27,16 +29,17 @@ impl Reading {
             generator: generator.as_secs_f64(),
             sink: self.sink.saturating_sub(before.sink).as_secs_f64(),
             machine: self.machine.saturating_sub(before.machine).as_secs_f64(),
+            wall: self.at.saturating_duration_since(before.at).as_secs_f64(),
         }
     }
 }
 
 /// CPU time of every process of the arm that was ever seen: one that is killed takes its figures along.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Spending(BTreeMap<u32, (&'static str, Duration)>);
+pub(crate) struct Spending(BTreeMap<u32, (&'static str, Duration)>);
 
 impl Spending {
-    pub(super) fn see(&mut self, running: &dyn Running) {
+    pub(crate) fn see(&mut self, running: &dyn Running) {
         for process in running.processes() {
             for pid in measure::family(process.pid) {
                 // One that has ended meanwhile keeps what it was last seen with.
@@ -48,7 +51,7 @@ impl Spending {
     }
 
     /// Seconds by role.
-    pub(super) fn since(&self, start: &Self) -> BTreeMap<String, f64> {
+    pub(crate) fn since(&self, start: &Self) -> BTreeMap<String, f64> {
         let mut roles = BTreeMap::new();
         for (pid, (role, spent)) in &self.0 {
             let then = start.0.get(pid).map_or(Duration::ZERO, |(_, then)| *then);

@@ -4,7 +4,7 @@ use anyhow::Result;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 /// Which processors do what.
-pub(super) struct Pinning {
+pub(crate) struct Pinning {
     all: CpuSet,
     load: CpuSet,
     rest: CpuSet,
@@ -12,7 +12,7 @@ pub(super) struct Pinning {
 
 impl Pinning {
     /// This thread, and what it starts from now on, has the arm's processors.
-    pub(super) fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let all = sched_getaffinity(None)?;
         let mut pinning = Self { all, load: all, rest: all };
         if let Some(first) = (0..CpuSet::MAX_CPU).find(|cpu| all.is_set(*cpu)).filter(|_| all.count() > 1) {
@@ -25,7 +25,7 @@ impl Pinning {
     }
 
     /// What is started by `starts` has the load's processor.
-    pub(super) fn as_load<T>(&self, starts: impl FnOnce() -> T) -> Result<T> {
+    pub(crate) fn as_load<T>(&self, starts: impl FnOnce() -> T) -> Result<T> {
         sched_setaffinity(None, &self.load)?;
         let started = starts();
         sched_setaffinity(None, &self.rest)?;

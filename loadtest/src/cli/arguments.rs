@@ -19,6 +19,7 @@ Examples:
   pillion-loadtest report before after                         what changed between two of them
   pillion-loadtest run my-scenario.toml --arms direct,pillion  a scenario of one's own
   pillion-loadtest sweep pods=5,20,50 --name idle              the same with other numbers of pods
+  pillion-loadtest saturate                                    spans per CPU-second, beside the floor
 
 It needs neither root nor a cluster: each pod gets a network namespace in a user namespace, by `unshare` of util-linux and
 `ip` of iproute2. `pillion` is looked for beside this program.
@@ -62,7 +63,7 @@ pub(super) enum Task {
     },
     /// Gets what others make into the cache, and says what is missing
     Baselines {
-        /// Only these: otelcol, rotel
+        /// Only these: rotel, otelcol-minimal, otelcol
         #[arg(long, value_delimiter = ',')]
         only: Vec<String>,
         /// The cache, unless it is below ~/.cache
@@ -76,6 +77,34 @@ pub(super) enum Task {
         /// Another one
         new: Option<PathBuf>,
     },
+    /// Counts spans per CPU-second of saturated agents: one pod, 4 connections x 4 in flight, closed loop
+    Saturate {
+        /// Spans in a request
+        #[arg(long, value_delimiter = ',', default_value = "512,100,10,1",
+              value_parser = clap::value_parser!(u16).range(1..=10_000).map(usize::from))]
+        sizes: Vec<usize>,
+        /// Which arms, as for `run`
+        #[arg(
+            long,
+            value_delimiter = ',',
+            default_value = "floor,pillion,otelcol,otelcol-minimal,rotel,floor-durable,pillion-durable,otelcol-file"
+        )]
+        arms: Vec<String>,
+        /// Of load, for each arm and size
+        #[arg(long, default_value_t = 4.0)]
+        seconds: f64,
+        /// Runs of each arm and size
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000).map(usize::from))]
+        rounds: usize,
+        /// Decides the order; by chance without it, and told
+        #[arg(long)]
+        seed: Option<u64>,
+        #[command(flatten)]
+        places: Places,
+    },
+    /// The floor's own process
+    #[command(hide = true)]
+    Floor { mode: String, listen: std::net::SocketAddr, backend: std::net::SocketAddr, data: PathBuf },
     /// Runs a scenario with several numbers of pods
     Sweep {
         /// Such as pods=5,20,50
@@ -94,8 +123,9 @@ pub(super) enum Task {
 
 #[derive(Debug, Args)]
 pub(super) struct Load {
-    /// Which arms: direct, pillion, pillion-durable, otelcol, otelcol-daemonset, rotel
-    #[arg(long, value_delimiter = ',', default_value = "direct,pillion,otelcol,rotel")]
+    /// Which arms: direct; pillion, pillion-durable, and each with -unmerged; otelcol, otelcol-minimal, and each with -file for a
+    /// queue on the disk; otelcol-daemonset; rotel
+    #[arg(long, value_delimiter = ',', default_value = "direct,pillion,otelcol,otelcol-minimal,rotel")]
     pub(super) arms: Vec<String>,
     /// Decides load, contents and order; by chance without it, and told
     #[arg(long)]
@@ -112,6 +142,13 @@ pub(super) struct Load {
     /// Spans in a request instead of the scenario's items
     #[arg(long)]
     spans: Option<usize>,
+    #[command(flatten)]
+    pub(super) places: Places,
+}
+
+/// Where things are and go.
+#[derive(Debug, Args)]
+pub(super) struct Places {
     /// Writes the page, the table, the JSON and the CSV into this directory
     #[arg(long, value_parser = absolute)]
     pub(super) out: Option<PathBuf>,

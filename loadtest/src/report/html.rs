@@ -22,6 +22,7 @@ pub fn html(comparison: &Comparison) -> String {
     let lines = verdict(comparison).into_iter().map(|line| {
         let class = match () {
             () if line.starts_with("FAULT") || line.starts_with("MISSING") => "bad",
+            () if line.starts_with("VOID") || line.starts_with("NOISE") => "doubt",
             () if line.contains("arrived once, unchanged") => "good",
             () => "",
         };
@@ -36,7 +37,7 @@ pub fn html(comparison: &Comparison) -> String {
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><title>{title}</title>\
          <style>{CSS}</style></head><body><main>\n<h1>{title}</h1>\n<p>{about}</p>\n\
-         <p class=\"soft\">{shape}. {seconds} s a run, {rounds} rounds in shuffled order, seed {seed}. {machine}.</p>\n\
+         <p class=\"soft\">{shape}. {seconds} s a run, {rounds} rounds in shuffled order, seed {seed}. {machine}. {limits}.</p>\n\
          <h2>Verdict</h2>\n<ul class=\"verdict\">{lines}</ul>\n\
          <h2>Figures</h2>\n<p class=\"soft\">Bars are medians of the rounds, dots are the rounds. Less is better.</p>\n\
          <div class=\"charts\">{charts}</div>\n<h2>All of them</h2>\n<div class=\"scroll\">{table}</div>\n\
@@ -50,6 +51,7 @@ pub fn html(comparison: &Comparison) -> String {
         rounds = comparison.rounds,
         seed = comparison.seed,
         machine = escaped(&comparison.machine),
+        limits = escaped(&comparison.limits),
         lines = lines.collect::<String>(),
         table = table(comparison),
         arms = arms.collect::<String>(),

@@ -85,14 +85,15 @@ impl Figure {
 pub fn table(comparison: &Comparison) -> String {
     let items = comparison.items_per_request();
     let mut out = format!(
-        "{}: {}\n{}\n{} s a run, {} rounds, seed {}, {}\n\n",
+        "{}: {}\n{}\n{} s a run, {} rounds, seed {}, {}\n{}\n\n",
         comparison.name,
         comparison.scenario.about,
         comparison.scenario.shape(),
         comparison.scenario.seconds,
         comparison.rounds,
         comparison.seed,
-        comparison.machine
+        comparison.machine,
+        comparison.limits
     );
     let width = comparison.arms.iter().map(|arm| arm.name.len()).max().unwrap_or(0).max(10) + 2;
     out.push_str(&format!("{:36}", "median of the rounds"));

@@ -18,7 +18,7 @@ fn comparison() -> Comparison {
     };
     let cells =
         (0..6).flat_map(|round| [cell("direct", round, 0.0), cell("pillion", round, 1.0), cell("otelcol", round, 2.0)]);
-    let about = |name: &str| About { name: name.to_owned(), about: format!("<{name}>") };
+    let about = |name: &str| About { name: name.to_owned(), about: format!("<{name}>"), is_durable: false };
     Comparison {
         name: "quick".to_owned(),
         scenario: Scenario::load("quick").unwrap(),
@@ -26,6 +26,7 @@ fn comparison() -> Comparison {
         rounds: 6,
         started: 0,
         machine: "a machine".to_owned(),
+        limits: "512 MiB".to_owned(),
         command: "pillion-loadtest compare --quick --seed 1".to_owned(),
         arms: ["direct", "pillion", "otelcol"].map(about).to_vec(),
         missing: Vec::new(),
@@ -62,6 +63,34 @@ fn the_verdict_hides_nothing() {
         ["FAULT pillion: 7 items were acknowledged and lost", "MISSING otelcol: no Go", "Nothing is said about full"]
     {
         assert!(told.iter().any(|line| line.contains(words)), "{words}: {told:#?}");
+    }
+}
+
+/// Scenario: the arm with twice the CPU acknowledges after the disk, the other one from memory.
+/// Guarantees: no ratio of the two is told.
+#[test]
+fn promises_are_compared_with_their_like() {
+    let mut comparison = comparison();
+    comparison.arms[2].is_durable = true;
+    let told = verdict(&comparison);
+    assert!(!told.iter().any(|line| line.contains("of what otelcol takes")), "{told:#?}");
+}
+
+/// Scenario: two runs in which the generator was late, and a machine that was busy with something else.
+/// Guarantees: it is said for how many runs latencies are void, that the rest holds, why, and what to do.
+#[test]
+fn void_runs_say_why_and_what_holds() {
+    let mut comparison = comparison();
+    for cell in &mut comparison.cells[..2] {
+        cell.void = Some("late".to_owned());
+    }
+    (comparison.cells[3].cpu.machine, comparison.cells[3].cpu.wall) = (8.0, 4.0);
+    let told = verdict(&comparison).join("\n");
+    for words in [
+        "VOID latencies of 2 of 18 runs (CPU, memory and the account hold): in the first of them late",
+        "NOISE up to 2.0",
+    ] {
+        assert!(told.contains(words), "{words}: {told}");
     }
 }
 

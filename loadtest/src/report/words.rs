@@ -7,6 +7,9 @@ use crate::verdict::{Ratio, mistakes, pairs, sentence};
 /// A generator that takes more than this of a run's CPU should be read beside its figures.
 const GENERATOR_SHARE_MAX: f64 = 0.15;
 
+/// Processors that others may keep busy before the reader is told.
+const OTHERS_MAX: f64 = 0.25;
+
 /// What is compared of each arm with the first one that has processes.
 type Compared = (&'static str, fn(&Cell) -> Option<f64>);
 
@@ -47,11 +50,7 @@ pub fn verdict(comparison: &Comparison) -> Vec<String> {
             ));
         }
     }
-    let void = comparison.cells.iter().filter(|cell| cell.void.is_some()).count();
-    if void > 0 {
-        let why = comparison.cells.iter().find_map(|cell| cell.void.clone()).unwrap_or_default();
-        out.push(format!("{void} of {} runs are void for latencies: {why}", comparison.cells.len()));
-    }
+    out.extend(noise(comparison));
     let share =
         comparison.cells.iter().filter(|cell| cell.cpu.arm > 0.0).map(Cell::generator_share).fold(0.0, f64::max);
     if share > GENERATOR_SHARE_MAX {
@@ -61,8 +60,29 @@ pub fn verdict(comparison: &Comparison) -> Vec<String> {
         ));
     }
     out.extend(ratios(comparison));
-    if !comparison.arms.iter().any(|arm| arm.name == "otelcol") {
+    if !comparison.has_collector_sidecars() {
         out.push("Nothing is said about full sidecars: the Collector's arm is not in this run".to_owned());
+    }
+    out
+}
+
+/// What spoils which figures, and what to do about it.
+fn noise(comparison: &Comparison) -> Vec<String> {
+    let mut out = Vec::new();
+    let runs = comparison.cells.len();
+    let void: Vec<&String> = comparison.cells.iter().filter_map(|cell| cell.void.as_ref()).collect();
+    if let [first, ..] = void.as_slice() {
+        out.push(format!(
+            "VOID latencies of {} of {runs} runs (CPU, memory and the account hold): in the first of them {first}",
+            void.len()
+        ));
+    }
+    let others = comparison.cells.iter().map(|cell| cell.cpu.others()).fold(0.0, f64::max);
+    if others > OTHERS_MAX {
+        out.push(format!(
+            "NOISE up to {others:.1} processors were busy with other work during a run: times of the whole machine say little, \
+             and caches were shared; end what else runs here and run it again"
+        ));
     }
     out
 }
@@ -85,22 +105,23 @@ fn reasons(comparison: &Comparison, arm: &str) -> String {
     format!(": {}{example}", parts.join(", "))
 }
 
-/// The first arm with processes against each other one.
+/// Of those that promise the same at an acknowledgement, the first with processes against each other one.
 fn ratios(comparison: &Comparison) -> Vec<String> {
-    let mut with_processes =
-        comparison.arms.iter().filter(|arm| comparison.of(&arm.name).any(|cell| cell.cpu.arm > 0.0));
-    let Some(first) = with_processes.next() else { return Vec::new() };
+    let has_processes = |name: &str| comparison.of(name).any(|cell| cell.cpu.arm > 0.0);
     let mut out = Vec::new();
-    for other in with_processes {
-        for (what, figure) in COMPARED {
-            let is_latency = what.contains("latency");
-            // A late generator spoils latencies, nothing else.
-            let cells: Vec<Cell> = match is_latency {
-                true => comparison.cells.clone(),
-                false => comparison.cells.iter().cloned().map(|cell| Cell { void: None, ..cell }).collect(),
-            };
-            let pairs = pairs(&cells, &first.name, &other.name, figure);
-            out.push(sentence(what, &first.name, &other.name, Ratio::of(&pairs, comparison.seed)));
+    for is_durable in [false, true] {
+        let mut like = comparison.arms.iter().filter(|arm| arm.is_durable == is_durable && has_processes(&arm.name));
+        let Some(first) = like.next() else { continue };
+        for other in like {
+            out.extend(COMPARED.iter().map(|(what, figure)| {
+                // A late generator spoils latencies, nothing else.
+                let cells: Vec<Cell> = match what.contains("latency") {
+                    true => comparison.cells.clone(),
+                    false => comparison.cells.iter().cloned().map(|cell| Cell { void: None, ..cell }).collect(),
+                };
+                let pairs = pairs(&cells, &first.name, &other.name, figure);
+                sentence(what, &first.name, &other.name, Ratio::of(&pairs, comparison.seed))
+            }));
         }
     }
     out
