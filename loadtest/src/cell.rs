@@ -36,8 +36,8 @@ use crate::histogram::Latencies;
 use crate::identity::Signal;
 use crate::judge::{Account, Judge, Settings};
 use crate::ledger::Ledger;
-use crate::limits::Limits;
-use crate::measure::{Memory, Usage};
+use crate::limits::{Cage, Limits};
+use crate::measure::{Memory, Usage, memory_available};
 use crate::network::Network;
 use crate::profile::{Profile, SHOP};
 use crate::scenario::{Deed, Scenario};
@@ -96,8 +96,21 @@ pub struct Cell {
     pub cpu: Cpu,
     /// Of all the arm's processes, KiB.
     pub memory: Phases,
-    /// Of all the arm's processes under load.
+    /// Memory by other ways of counting, at idle.
+    #[serde(default)]
+    pub held_idle: Held,
+    /// The same after the load.
+    #[serde(default)]
+    pub held_after: Held,
+    /// Of all the arm's processes: threads and descriptors after the load, context switches from idle on.
     pub usage: Usage,
+    /// Bytes of bodies that the backend took, before decompression.
+    #[serde(default)]
+    pub bytes_out: u64,
+    /// CPU seconds of the whole machine less generator, sink, and what is left then of the run without an agent in the same round:
+    /// what the kernel does for an arm on nobody's account is in it, and so is all noise. Below 0 where noise is larger.
+    #[serde(default)]
+    pub cpu_beyond_direct: Option<f64>,
     /// From the start of the arm until every pod could send, milliseconds.
     pub startup_ms: f64,
     /// How long the first item was on its way to the backend, milliseconds.
@@ -183,6 +196,22 @@ pub struct Phases {
     pub after: Memory,
 }
 
+/// Memory of an arm as others than its processes count it.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct Held {
+    /// Working set of its cgroup, KiB; `None`: it has none.
+    pub working_set: Option<u64>,
+    /// What MemAvailable of the machine has lost since before its start, KiB; noise included.
+    pub unavailable: Option<i64>,
+}
+
+impl Held {
+    fn now(cage: &Cage, available: Option<u64>) -> Self {
+        let lost = |before: u64| Some(i64::try_from(before).ok()? - i64::try_from(memory_available().ok()?).ok()?);
+        Self { working_set: cage.working_set(), unavailable: available.and_then(lost) }
+    }
+}
+
 /// What a run needs besides arm and scenario.
 #[derive(Debug, Clone, Copy)]
 pub struct Options<'a> {
@@ -218,6 +247,7 @@ pub fn run(
         dir: options.dir,
         cage: &cage,
     };
+    let available = memory_available().ok();
     let started = Instant::now();
     let mut running = arm.start(&site).with_context(|| format!("starting {}", arm.name()))?;
     let startup = started.elapsed();
@@ -226,6 +256,8 @@ pub fn run(
     cell.pods = scenario.pods;
     cell.startup_ms = millis(startup);
     cell.memory.idle = memory(running.as_ref());
+    cell.held_idle = Held::now(&cage, available);
+    let (bytes_out, usage_before) = (bench.sink.bytes(), usage(running.as_ref()));
     if scenario.warmup > 0.0 {
         bench.load(running.as_mut(), scenario.warmup_rates(), &[], &pinning, &mut |_, _, _, _| {})?;
         bench.drain();
@@ -254,6 +286,9 @@ pub fn run(
     cell.first_delivery_ms = bench.judge.first_delivery().map(|nanos| millis(Duration::from_nanos(nanos)));
     cell.cpu = Reading::take()?.since(&before, outcome.cpu, spending.since(&at_start));
     cell.usage = usage(running.as_ref());
+    cell.usage.switches = cell.usage.switches.saturating_sub(usage_before.switches);
+    cell.bytes_out = bench.sink.bytes() - bytes_out;
+    cell.held_after = Held::now(&cage, available);
     cell.memory.load = peak;
     cell.memory.after = memory(running.as_ref());
     cell.account = bench.judge.account(&bench.ledger);

@@ -6,7 +6,7 @@ mod arms;
 use std::io::{self, IsTerminal, Write, stderr, stdout};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::atomic::Ordering;
 
@@ -15,6 +15,7 @@ use clap::Parser;
 
 use self::arguments::{Arguments, Load, Places, Task};
 use crate::arm::{Programs, Quota};
+use crate::assert::Assertions;
 use crate::baselines::Baseline;
 use crate::compare::{self, Comparison, Progress, Request};
 use crate::floor;
@@ -26,7 +27,11 @@ use crate::verdict;
 /// An arm made a mistake.
 const FAULT: u8 = 3;
 
-/// Runs the command; 0 is well, 1 failed, 2 wrong arguments, 3 an arm lost, repeated, changed or misattributed items.
+/// An assertion does not hold.
+const BROKEN: u8 = 4;
+
+/// Runs the command; 0 is well, 1 failed, 2 wrong arguments, 3 an arm lost, repeated, changed or misattributed items,
+/// 4 an assertion does not hold.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match run(arguments) {
@@ -48,12 +53,9 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Task::Baselines { only, cache } => baselines(&only, cache),
-        Task::Report { old, new } => {
-            let old = report::read(&old)?;
-            match new {
-                Some(new) => print(format_args!("{}", report::change(&old, &report::read(&new)?)))?,
-                None => print(format_args!("{}\n{}", report::table(&old), report::verdict(&old).join("\n")))?,
-            }
+        Task::Report { old, new, assertions } => tell_again(&old, new.as_deref(), assertions.as_deref()),
+        Task::Cost { result, cluster } => {
+            print(format_args!("{}", report::cost(&report::read(&result)?, &cluster.cluster())))?;
             Ok(ExitCode::SUCCESS)
         }
         Task::Compare { quick: true, ref load, .. } if !arguments.inside => {
@@ -75,6 +77,37 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Task::Floor { mode, listen, backend, data } => be_the_floor(&mode, listen, backend, data),
         Task::Sweep { name, numbers, rounds, load } => sweep(&name, &numbers, rounds, &load),
     }
+}
+
+/// A comparison that was made, or what changed since; and whether what must hold does.
+fn tell_again(old: &Path, new: Option<&Path>, assertions: Option<&Path>) -> Result<ExitCode> {
+    let assertions = assertions.map(Assertions::load).transpose()?;
+    let old = report::read(old)?;
+    let last = match new {
+        Some(new) => {
+            let new = report::read(new)?;
+            print(format_args!("{}", report::change(&old, &new)))?;
+            new
+        }
+        None => {
+            print(format_args!("{}\n{}", report::table(&old), report::verdict(&old).join("\n")))?;
+            old
+        }
+    };
+    let holds = check(assertions.as_ref(), &[&last])?;
+    Ok(if holds { ExitCode::SUCCESS } else { ExitCode::from(BROKEN) })
+}
+
+/// Tells of each assertion whether it holds; true when all do.
+fn check(assertions: Option<&Assertions>, comparisons: &[&Comparison]) -> Result<bool> {
+    let mut all = true;
+    for (assertions, comparison) in assertions.iter().flat_map(|one| comparisons.iter().map(move |other| (one, other)))
+    {
+        let (lines, holds) = assertions.check(comparison);
+        print(format_args!("{}", lines.join("\n")))?;
+        all &= holds;
+    }
+    Ok(all)
 }
 
 /// Gets them, and fails when one is missing.
@@ -124,36 +157,54 @@ fn enter_namespaces() -> Result<ExitCode> {
 }
 
 fn one(name: &str, rounds: usize, load: &Load) -> Result<ExitCode> {
-    let comparison = compare(name, Scenario::load(name)?, rounds, load)?;
+    let assertions = load.places.assertions.as_deref().map(Assertions::load).transpose()?;
+    let comparison = compare(name, Scenario::load(name)?, rounds, load, load.places.out.as_deref())?;
     if let Some(dir) = &load.places.out {
         for path in report::write(&comparison, dir)? {
             tell(format_args!("wrote {}", path.display()));
         }
     }
-    Ok(exit(&[comparison]))
+    exit(&[comparison], assertions.as_ref())
 }
 
 fn sweep(name: &str, pods: &[usize], rounds: usize, load: &Load) -> Result<ExitCode> {
     ensure!(!pods.is_empty(), "a sweep needs numbers of pods: pods=5,20,50");
+    let assertions = load.places.assertions.as_deref().map(Assertions::load).transpose()?;
     let mut all = Vec::new();
     for pods in pods {
         let scenario = Scenario { pods: *pods, ..Scenario::load(name)? };
-        let comparison = compare(name, scenario, rounds, load)?;
-        if let Some(dir) = &load.places.out {
-            report::write(&comparison, &dir.join(format!("pods-{pods}")))?;
+        let out = load.places.out.as_ref().map(|dir| dir.join(format!("pods-{pods}")));
+        let comparison = compare(name, scenario, rounds, load, out.as_deref())?;
+        if let Some(dir) = &out {
+            report::write(&comparison, dir)?;
         }
         all.push(comparison);
     }
-    Ok(exit(&all))
+    let table = report::by_pods(&all);
+    print(format_args!("{table}"))?;
+    if let Some(dir) = &load.places.out {
+        std::fs::write(dir.join("sweep.txt"), table).with_context(|| format!("writing to {}", dir.display()))?;
+    }
+    exit(&all, assertions.as_ref())
 }
 
-fn compare(name: &str, scenario: Scenario, rounds: usize, load: &Load) -> Result<Comparison> {
+fn compare(name: &str, scenario: Scenario, rounds: usize, load: &Load, out: Option<&Path>) -> Result<Comparison> {
     let scenario = load.apply(scenario)?;
     let (arms, missing) = arms::of(&load.arms, &load.places, Quota::Default)?;
     ensure!(!arms.is_empty(), "none of the arms can be run: {missing:?}");
     let scratch = load.places.scratch.clone().unwrap_or_else(std::env::temp_dir);
     let seed = load.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
-    let request = Request { name, scenario, rounds, seed, command: command(seed), missing, scratch: &scratch };
+    let keep = out.map(|dir| dir.join("arms"));
+    let request = Request {
+        name,
+        scenario,
+        rounds,
+        seed,
+        command: command(seed),
+        missing,
+        scratch: &scratch,
+        keep: keep.as_deref(),
+    };
     let is_watched = stderr().is_terminal();
     let comparison = compare::run(request, &arms, &mut |progress| {
         if is_watched {
@@ -222,12 +273,17 @@ fn show(progress: &Progress<'_>, rounds: usize) {
     drop(write!(stderr(), "\r\x1b[K{line}"));
 }
 
-fn exit(comparisons: &[Comparison]) -> ExitCode {
+fn exit(comparisons: &[Comparison], assertions: Option<&Assertions>) -> Result<ExitCode> {
     let is_wrong = |comparison: &Comparison| {
         let mut arms = comparison.arms.iter();
         arms.any(|arm| !verdict::mistakes(&arm.name, &comparison.cells, &comparison.scenario).is_empty())
     };
-    if comparisons.iter().any(is_wrong) { ExitCode::from(FAULT) } else { ExitCode::SUCCESS }
+    let holds = check(assertions, &comparisons.iter().collect::<Vec<_>>())?;
+    Ok(match (comparisons.iter().any(is_wrong), holds) {
+        (true, _) => ExitCode::from(FAULT),
+        (false, false) => ExitCode::from(BROKEN),
+        (false, true) => ExitCode::SUCCESS,
+    })
 }
 
 /// A line of what was asked for. A reader that has gone has read enough: the run goes on, for its files and its exit status.

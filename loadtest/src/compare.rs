@@ -1,5 +1,6 @@
 //! Rounds of runs: every arm once a round, in shuffled order, so that what drifts on the machine hits all of them.
 
+use std::io::Read;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -13,6 +14,9 @@ use crate::generator::Live;
 use crate::limits::Limits;
 use crate::network::Network;
 use crate::scenario::Scenario;
+
+/// Of each file that is kept.
+const FILE_BYTES_MAX: u64 = 256 << 10;
 
 /// All there is to know of a comparison; what a report is made of.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -80,6 +84,8 @@ pub struct Request<'a> {
     pub missing: Vec<Missing>,
     /// Where data of the runs may lie meanwhile.
     pub scratch: &'a Path,
+    /// Where configurations and logs of the first round, and of runs that failed, are kept: a directory for each arm.
+    pub keep: Option<&'a Path>,
 }
 
 /// Where a comparison is.
@@ -98,7 +104,7 @@ pub struct Progress<'a> {
 /// Runs them all. What fails is in the result, and does not keep the others from running.
 pub fn run(request: Request<'_>, arms: &[Box<dyn Arm>], watch: &mut dyn FnMut(&Progress<'_>)) -> Result<Comparison> {
     let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let Request { name, scenario, rounds, seed, command, mut missing, scratch } = request;
+    let Request { name, scenario, rounds, seed, command, mut missing, scratch, keep } = request;
     let network = Network::of_pods(scenario.pods)?;
     let limits = Limits::find();
     let mut rng = Rng::with_seed(seed);
@@ -117,7 +123,11 @@ pub fn run(request: Request<'_>, arms: &[Box<dyn Arm>], watch: &mut dyn FnMut(&P
                 drain: DRAIN_MAX,
             };
             let mut on_tick = |live: &Live, seconds: f64| watch(&Progress { round, arm: arm.name(), seconds, live });
-            match cell::run(arm, &scenario, options, &mut on_tick) {
+            let result = cell::run(arm, &scenario, options, &mut on_tick);
+            if let Some(keep) = keep.filter(|_| round == 0 || result.is_err()) {
+                keep_files(dir.path(), &keep.join(arm.name()))?;
+            }
+            match result {
                 Ok(cell) => cells.push(cell),
                 Err(error) => {
                     missing
@@ -126,9 +136,38 @@ pub fn run(request: Request<'_>, arms: &[Box<dyn Arm>], watch: &mut dyn FnMut(&P
             }
         }
     }
+    subtract_direct(&mut cells);
     let arms = arms.iter().map(|arm| About::of(arm.as_ref())).collect();
     let (name, started, machine, limits) = (name.to_owned(), since_1970.as_secs(), machine(), limits.about());
     Ok(Comparison { name, scenario, seed, rounds, started, machine, limits, command, arms, missing, cells })
+}
+
+/// What is left of the machine's time without an agent, in the same round, is not the agent's.
+fn subtract_direct(cells: &mut [Cell]) {
+    let rest = |cell: &Cell| cell.cpu.machine - cell.cpu.generator - cell.cpu.sink;
+    let direct = |cell: &&Cell| cell.arm == "direct" && cell.cpu.wall > 0.0;
+    // By second, since a run that drains for longer has more of it.
+    let rates: Vec<(usize, f64)> =
+        cells.iter().filter(direct).map(|cell| (cell.round, rest(cell) / cell.cpu.wall)).collect();
+    for cell in cells.iter_mut().filter(|cell| cell.arm != "direct") {
+        let rate = rates.iter().find(|(round, _)| *round == cell.round).map(|(_, rate)| *rate);
+        cell.cpu_beyond_direct = rate.map(|rate| rest(cell) - rate * cell.cpu.wall);
+    }
+}
+
+/// Copies what says how an arm was configured, and what it said, to beside the report. The last part of a long log is left out.
+fn keep_files(from: &Path, to: &Path) -> Result<()> {
+    std::fs::create_dir_all(to).with_context(|| format!("making {}", to.display()))?;
+    for entry in std::fs::read_dir(from)? {
+        let path = entry?.path();
+        let is_told =
+            path.extension().is_some_and(|kind| ["yaml", "arguments", "log"].iter().any(|told| kind == *told));
+        let Some(name) = path.file_name().filter(|_| is_told && path.is_file()) else { continue };
+        let mut text = Vec::new();
+        std::fs::File::open(&path)?.take(FILE_BYTES_MAX).read_to_end(&mut text)?;
+        std::fs::write(to.join(name), text)?;
+    }
+    Ok(())
 }
 
 /// Processors and kernel in words.
@@ -171,5 +210,44 @@ impl Comparison {
     /// Items of a request on average, by the shares of the signals.
     pub fn items_per_request(&self) -> f64 {
         self.scenario.items_per_request()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scenario: rounds of a run without an agent and one with it, which took longer; a third one has no run without.
+    /// Guarantees: what the machine did without an agent is taken off by the second; where that is unknown, nothing is said.
+    #[test]
+    fn what_the_machine_does_without_an_agent_is_not_the_agents() {
+        let cell = |arm: &str, round, machine, wall| {
+            let mut cell = Cell { arm: arm.to_owned(), round, ..Cell::default() };
+            (cell.cpu.machine, cell.cpu.generator, cell.cpu.sink, cell.cpu.wall) = (machine, 0.5, 0.5, wall);
+            cell
+        };
+        let mut cells = [cell("direct", 0, 2.0, 10.0), cell("pillion", 0, 6.0, 20.0), cell("pillion", 1, 6.0, 20.0)];
+        subtract_direct(&mut cells);
+        let beyond = cells.map(|cell| cell.cpu_beyond_direct);
+        assert_eq!(beyond[0], None);
+        assert!((beyond[1].unwrap() - 3.0).abs() < 1e-9, "{beyond:?}");
+        assert_eq!(beyond[2], None);
+    }
+
+    /// Scenario: a run's directory with a configuration, a long log, data and a directory.
+    /// Guarantees: configuration and log are kept, the log up to its limit, and no data.
+    #[test]
+    fn configurations_and_logs_are_kept_and_data_are_not() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::create_dir(from.path().join("data.yaml")).unwrap();
+        for (name, length) in [("a.yaml", 10), ("b.log", 300 << 10), ("c.data", 10)] {
+            std::fs::write(from.path().join(name), vec![b'x'; length]).unwrap();
+        }
+        let kept = to.path().join("arm");
+        keep_files(from.path(), &kept).unwrap();
+        let mut names: Vec<_> = std::fs::read_dir(&kept).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["a.yaml", "b.log"]);
+        assert_eq!(std::fs::metadata(kept.join("b.log")).unwrap().len(), FILE_BYTES_MAX);
     }
 }

@@ -59,6 +59,14 @@ pub fn machine_busy() -> io::Result<Duration> {
     Ok(TICK * ticks)
 }
 
+/// Memory that the machine could give out without swapping: KiB.
+pub fn memory_available() -> io::Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let value = line.and_then(|rest| rest.split_ascii_whitespace().next()?.parse().ok());
+    value.ok_or_else(|| io::Error::other("/proc/meminfo has no MemAvailable"))
+}
+
 /// A process and all that it started and that is still there.
 pub fn family(pid: u32) -> Vec<u32> {
     let mut found = vec![pid];

@@ -1,6 +1,7 @@
 //! What is told of a comparison: a table, a verdict in words, a page, and files.
 
 mod change;
+mod cost;
 mod html;
 mod table;
 mod words;
@@ -11,8 +12,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 pub use self::change::change;
+pub use self::cost::{Cluster, Cost, Measured, cost};
 pub use self::html::html;
-pub use self::table::{FIGURES, Figure, csv, table};
+pub use self::table::{FIGURES, Figure, by_pods, csv, table};
 pub use self::words::verdict;
 use crate::compare::Comparison;
 

@@ -41,6 +41,27 @@ fn a_users_scenario_runs_in_namespaces_without_root() {
     assert_eq!(std::fs::read_to_string(out.join("runs.csv")).unwrap().lines().count(), 3);
 }
 
+/// Scenario: a comparison is made under assertions of which one does not hold, and told again under one that does.
+/// Guarantees: the exit status is the gate's, what failed is named, and the arms' configurations are beside the report.
+#[test]
+fn an_assertion_that_does_not_hold_fails_the_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, [broken, holds]) = (dir.path().join("out"), ["broken", "holds"].map(|name| dir.path().join(name)));
+    let assertion = |limit: &str| format!("[[assert]]\nfigure = \"due\"\narm = \"floor\"\n{limit}\n");
+    std::fs::write(&broken, assertion("at_least = 1.0") + &assertion("at_most = 1.0")).unwrap();
+    std::fs::write(&holds, assertion("at_least = 1.0")).unwrap();
+    let run = |arguments: &[&str], assertions: &std::path::Path| {
+        let run = Command::new(PROGRAM).args(arguments).arg(&out).arg("--assert").arg(assertions).output().unwrap();
+        (run.status.code(), format!("{}{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr)))
+    };
+    let (code, told) = run(&["run", "quick", "--seconds", "0.5", "--arms", "floor", "--out"], &broken);
+    assert_eq!(code, Some(4), "{told}");
+    assert!(told.contains("HOLDS due of floor") && told.contains("BROKEN due of floor"), "{told}");
+    assert!(out.join("arms/floor/cart-0000.log").is_file(), "{told}");
+    let (code, told) = run(&["report"], &holds);
+    assert_eq!(code, Some(0), "{told}");
+}
+
 /// Scenario: an arm whose program is not there, beside one that is.
 /// Guarantees: the missing one is told, the other one is run.
 #[test]

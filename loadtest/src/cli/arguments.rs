@@ -7,6 +7,7 @@ use clap::builder::TypedValueParser;
 use clap::{Args, Parser, Subcommand};
 
 use super::{absolute, pods_list};
+use crate::report::Cluster;
 use crate::scenario::Scenario;
 
 const AFTER_HELP: &str = "\
@@ -17,6 +18,7 @@ Examples:
   pillion-loadtest baselines                                   gets the Collector and rotel; needs Go and npm
   pillion-loadtest compare steady --rounds 9 --out result      files: a page, JSON, CSV
   pillion-loadtest report before after                         what changed between two of them
+  pillion-loadtest cost result --nodes 200 --pods 30           what a cluster would take
   pillion-loadtest run my-scenario.toml --arms direct,pillion  a scenario of one's own
   pillion-loadtest sweep pods=5,20,50 --name idle              the same with other numbers of pods
   pillion-loadtest saturate                                    spans per CPU-second, beside the floor
@@ -24,7 +26,8 @@ Examples:
 It needs neither root nor a cluster: each pod gets a network namespace in a user namespace, by `unshare` of util-linux and
 `ip` of iproute2. `pillion` is looked for beside this program.
 
-Exit status: 0 well, 1 failed, 2 wrong arguments, 3 an arm lost, repeated, changed or misattributed items, or has a slow tail.";
+Exit status: 0 well, 1 failed, 2 wrong arguments, 3 an arm lost, repeated, changed or misattributed items, or has a slow tail,
+4 an assertion of --assert does not hold.";
 
 /// Compares ways in which telemetry may leave a pod: each started for real, under the same load, every item accounted for.
 #[derive(Debug, Parser)]
@@ -76,6 +79,16 @@ pub(super) enum Task {
         old: PathBuf,
         /// Another one
         new: Option<PathBuf>,
+        /// What must hold of the last one, a file; exit status 4 when it does not
+        #[arg(long = "assert", value_name = "FILE")]
+        assertions: Option<PathBuf>,
+    },
+    /// Tells what a cluster would take, by a comparison that was made
+    Cost {
+        /// A directory that --out wrote, or its comparison.json
+        result: PathBuf,
+        #[command(flatten)]
+        cluster: ClusterArguments,
     },
     /// Counts spans per CPU-second of saturated agents: one pod, 4 connections x 4 in flight, closed loop
     Saturate {
@@ -146,12 +159,64 @@ pub(super) struct Load {
     pub(super) places: Places,
 }
 
+/// A cluster, with the defaults of [`Cluster`].
+#[derive(Debug, Args)]
+pub(super) struct ClusterArguments {
+    /// Nodes
+    #[arg(long, default_value_t = Cluster::default().nodes)]
+    nodes: f64,
+    /// Pods with telemetry on each node
+    #[arg(long, default_value_t = Cluster::default().pods)]
+    pods: f64,
+    /// Items that each pod sends a second
+    #[arg(long, default_value_t = Cluster::default().items_per_second)]
+    items: f64,
+    /// What a sidecar requests, MiB
+    #[arg(long, default_value_t = Cluster::default().sidecar_memory_mib)]
+    sidecar_memory: f64,
+    /// What a sidecar requests, thousandths of a processor
+    #[arg(long, default_value_t = Cluster::default().sidecar_cpu_milli)]
+    sidecar_cpu: f64,
+    /// What is shared on a node requests, MiB
+    #[arg(long, default_value_t = Cluster::default().gateway_memory_mib)]
+    gateway_memory: f64,
+    /// What is shared on a node requests, thousandths of a processor
+    #[arg(long, default_value_t = Cluster::default().gateway_cpu_milli)]
+    gateway_cpu: f64,
+    /// What a shim requests, MiB
+    #[arg(long, default_value_t = Cluster::default().shim_memory_mib)]
+    shim_memory: f64,
+    /// What a shim requests, thousandths of a processor
+    #[arg(long, default_value_t = Cluster::default().shim_cpu_milli)]
+    shim_cpu: f64,
+}
+
+impl ClusterArguments {
+    /// The cluster that is meant.
+    pub(super) fn cluster(&self) -> Cluster {
+        Cluster {
+            nodes: self.nodes,
+            pods: self.pods,
+            items_per_second: self.items,
+            sidecar_memory_mib: self.sidecar_memory,
+            sidecar_cpu_milli: self.sidecar_cpu,
+            gateway_memory_mib: self.gateway_memory,
+            gateway_cpu_milli: self.gateway_cpu,
+            shim_memory_mib: self.shim_memory,
+            shim_cpu_milli: self.shim_cpu,
+        }
+    }
+}
+
 /// Where things are and go.
 #[derive(Debug, Args)]
 pub(super) struct Places {
     /// Writes the page, the table, the JSON and the CSV into this directory
     #[arg(long, value_parser = absolute)]
     pub(super) out: Option<PathBuf>,
+    /// What must hold, a file; exit status 4 when it does not
+    #[arg(long = "assert", value_name = "FILE", value_parser = absolute)]
+    pub(super) assertions: Option<PathBuf>,
     /// Where data of the runs may lie meanwhile; on a disk, for what is durable
     #[arg(long, value_parser = absolute)]
     pub(super) scratch: Option<PathBuf>,

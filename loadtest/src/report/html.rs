@@ -1,18 +1,20 @@
 //! One page that needs nothing else: verdict, charts, table, and how to make it again.
 
-use super::{FIGURES, Figure, verdict};
+use super::{FIGURES, Figure, cost, verdict};
 use crate::compare::Comparison;
 
 const CSS: &str = include_str!("page.css");
 
 /// What is drawn; a figure that no arm has is left out.
-const CHARTS: [&str; 6] = [
+const CHARTS: [&str; 8] = [
     "agent_cpu_s_per_million",
     "pss_after_kib_per_pod",
     "pss_idle_kib_per_pod",
     "ack_p50_ms",
     "ack_p99_ms",
     "delivery_p99_ms",
+    "working_set_after_kib_per_pod",
+    "startup_ms",
 ];
 
 /// The page.
@@ -41,9 +43,9 @@ pub fn html(comparison: &Comparison) -> String {
          <h2>Verdict</h2>\n<ul class=\"verdict\">{lines}</ul>\n\
          <h2>Figures</h2>\n<p class=\"soft\">Bars are medians of the rounds, dots are the rounds. Less is better.</p>\n\
          <div class=\"charts\">{charts}</div>\n<h2>All of them</h2>\n<div class=\"scroll\">{table}</div>\n\
-         <h2>What was compared</h2>\n<dl>{arms}</dl>\n\
+         <h2>What a cluster would take</h2>\n{costs}\n<h2>What was compared</h2>\n<dl>{arms}</dl>\n\
          <h2>Make it again</h2>\n<pre>{command}</pre>\n<p class=\"soft\">comparison.json and runs.csv beside this page hold \
-         every run. The scenario, as it was run:</p>\n<pre>{json}</pre>\n</main></body></html>\n",
+         every run, arms/ the configurations and logs of the first round. The scenario, as it was run:</p>\n<pre>{json}</pre>\n</main></body></html>\n",
         title = escaped(&title),
         about = escaped(&scenario.about),
         shape = escaped(&scenario.shape()),
@@ -54,6 +56,7 @@ pub fn html(comparison: &Comparison) -> String {
         limits = escaped(&comparison.limits),
         lines = lines.collect::<String>(),
         table = table(comparison),
+        costs = cost::page(comparison),
         arms = arms.collect::<String>(),
         command = escaped(&comparison.command),
         json = escaped(&json),
@@ -117,6 +120,6 @@ fn chart(comparison: &Comparison, figure: &Figure) -> Option<String> {
     ))
 }
 
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

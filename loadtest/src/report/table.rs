@@ -48,6 +48,7 @@ pub const FIGURES: &[Figure] = &[
     figure("machine less generator and sink, s", "machine_cpu_s", 2, |cell, _| {
         Some((cell.cpu.machine - cell.cpu.generator - cell.cpu.sink).max(0.0))
     }),
+    figure("the same, less direct, s", "cpu_beyond_direct_s", 2, |cell, _| cell.cpu_beyond_direct),
     figure("generator CPU, s", "generator_cpu_s", 3, |cell, _| Some(cell.cpu.generator)),
     figure("generator's share, %", "generator_share_percent", 1, |cell, _| Some(cell.generator_share() * 100.0)),
     figure("sink CPU, s", "sink_cpu_s", 3, |cell, _| Some(cell.cpu.sink)),
@@ -66,6 +67,17 @@ pub const FIGURES: &[Figure] = &[
     figure("RSS after, KiB a pod", "rss_after_kib_per_pod", 0, |cell, _| {
         Some(cell.memory.after.rss as f64 / cell.pods as f64)
     }),
+    figure("working set idle, KiB a pod", "working_set_idle_kib_per_pod", 0, |cell, _| {
+        Some(cell.held_idle.working_set? as f64 / cell.pods as f64)
+    }),
+    figure("working set after, KiB a pod", "working_set_after_kib_per_pod", 0, |cell, _| {
+        Some(cell.held_after.working_set? as f64 / cell.pods as f64)
+    }),
+    figure("MemAvailable lost, KiB a pod", "unavailable_after_kib_per_pod", 0, |cell, _| {
+        Some(cell.held_after.unavailable? as f64 / cell.pods as f64)
+    }),
+    figure("bytes in", "bytes_in", 0, |cell, _| Some(cell.requests.bytes as f64)),
+    figure("bytes out", "bytes_out", 0, |cell, _| Some(cell.bytes_out as f64)),
     figure("threads", "threads", 0, |cell, _| Some(cell.usage.threads as f64)),
     figure("descriptors", "descriptors", 0, |cell, _| Some(cell.usage.descriptors as f64)),
     figure("context switches", "switches", 0, |cell, _| Some(cell.usage.switches as f64)),
@@ -107,6 +119,29 @@ pub fn table(comparison: &Comparison) -> String {
             let value = comparison.median(&arm.name, |cell| figure.value(cell, items));
             let text = value.map_or_else(|| "-".to_owned(), |value| format!("{value:.*}", figure.digits));
             out.push_str(&format!("{text:>width$}"));
+        }
+        out.push('\n');
+    }
+    out
+}
+
+/// What an agent costs a pod, by the number of pods: a table for each figure, a comparison a column.
+pub fn by_pods(comparisons: &[Comparison]) -> String {
+    let mut out = String::new();
+    for key in ["pss_idle_kib_per_pod", "pss_after_kib_per_pod", "working_set_after_kib_per_pod", "agent_cpu_s"] {
+        let Some(figure) = FIGURES.iter().find(|figure| figure.key == key) else { continue };
+        let name = format!("{}, by pods", figure.name);
+        out.push_str(&format!("\n{name:36}"));
+        comparisons.iter().for_each(|comparison| out.push_str(&format!("{:>12}", comparison.scenario.pods)));
+        let arms = comparisons.first().map(|first| first.arms.as_slice()).unwrap_or_default();
+        for arm in arms.iter().filter(|arm| arm.name != "direct") {
+            out.push_str(&format!("\n{:36}", arm.name));
+            for comparison in comparisons {
+                let items = comparison.items_per_request();
+                let value = comparison.median(&arm.name, |cell| figure.value(cell, items));
+                let text = value.map_or_else(|| "-".to_owned(), |value| format!("{value:.*}", figure.digits));
+                out.push_str(&format!("{text:>12}"));
+            }
         }
         out.push('\n');
     }

@@ -57,6 +57,9 @@ fn the_verdict_hides_nothing() {
     comparison.cells[1].account.lost = 7;
     comparison.cells.retain(|cell| cell.arm != "otelcol");
     comparison.arms.pop();
+    let silent = cost(&comparison, &Cluster::default());
+    assert!(silent.starts_with("Nothing is said about what a cluster saves"), "{silent}");
+    assert!(html(&comparison).contains(&silent), "neither on the page");
     comparison.missing.push(crate::compare::Missing { arm: "otelcol".to_owned(), why: "no Go".to_owned() });
     let told = verdict(&comparison);
     for words in
@@ -94,18 +97,78 @@ fn void_runs_say_why_and_what_holds() {
     }
 }
 
+/// Scenario: an arm whose working set is near its PSS, and one whose is twice that.
+/// Guarantees: only the second is told, with both figures.
+#[test]
+fn ways_of_counting_memory_that_disagree_are_told() {
+    let mut comparison = comparison();
+    for cell in comparison.cells.iter_mut().filter(|cell| cell.arm != "direct") {
+        let pss = cell.memory.after.pss;
+        cell.held_after.working_set = Some(if cell.arm == "otelcol" { pss * 2 } else { pss * 11 / 10 });
+    }
+    let told: Vec<String> = verdict(&comparison).into_iter().filter(|line| line.starts_with("MEMORY")).collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].contains("otelcol") && told[0].contains("PSS 12000, working set 24000"), "{told:?}");
+}
+
+/// Scenario: assertions that hold, that do not, and of what was not measured; a figure that there is not.
+/// Guarantees: each is told by figure and arm; one that does not hold fails the gate, and so does one without a figure; a mistake is
+/// refused before anything is run.
+#[test]
+fn assertions_name_what_failed() {
+    use crate::assert::Assertions;
+    let check = |text: &str| Assertions::parse(text).unwrap().check(&comparison());
+    let one = |rest: &str| format!("[[assert]]\nfigure = \"agent_cpu_s\"\narm = \"pillion\"\n{rest}\n");
+    let (lines, holds) = check(&one("against = \"otelcol\"\nat_most = 0.6\nat_least = 0.4"));
+    assert!(
+        holds && lines[0].starts_with("HOLDS agent_cpu_s of pillion against otelcol: 0.5000, at most 0.6"),
+        "{lines:?}"
+    );
+    let (lines, holds) = check(&format!("{}{}", one("at_most = 9.0"), one("at_most = 0.1")));
+    assert!(
+        !holds && lines[0].starts_with("HOLDS") && lines[1].starts_with("BROKEN agent_cpu_s of pillion"),
+        "{lines:?}"
+    );
+    let (lines, holds) = check(&one("against = \"rotel\"\nat_most = 9.0"));
+    assert!(!holds && lines[0].contains("rotel: not measured"), "{lines:?}");
+    for (text, words) in [
+        (one(""), "at_most"),
+        (one("at_most = 1.0").replace("agent_cpu_s", "speed"), "no figure is called \"speed\""),
+        (one("at_mots = 1.0"), "at_mots"),
+    ] {
+        let error = format!("{:#}", Assertions::parse(&text).unwrap_err());
+        assert!(error.contains(words), "{words}: {error}");
+    }
+}
+
 /// Scenario: the page of a comparison whose texts have markup in them.
 /// Guarantees: it asks for nothing from anywhere, has every arm, a chart of what was measured, and the command.
 #[test]
 fn the_page_stands_alone() {
     let page = html(&comparison());
-    for outside in ["http:", "https:", "src=", "<script", "@import", "url("] {
+    for outside in ["http:", "https:", "src=", "@import", "url(", "fetch", "XMLHttp"] {
         assert!(!page.contains(outside), "{outside}");
     }
     assert!(page.contains("&lt;pillion&gt;") && !page.contains("<pillion>"));
     assert!(page.contains("prefers-color-scheme: dark") && page.contains("@media print"));
+    assert!(
+        page.contains("a node's gateway requests") && page.contains("\"arm\":\"otelcol\""),
+        "what a cluster would take"
+    );
     assert_eq!(page.matches("<figure>").count(), 5, "nothing was measured of memory at idle");
     assert!(page.contains("compare --quick --seed 1"));
+}
+
+/// Scenario: a sweep of two numbers of pods.
+/// Guarantees: each number is a column, with what a pod costs there.
+#[test]
+fn a_sweep_is_told_by_pods() {
+    let (five, mut twenty) = (comparison(), comparison());
+    twenty.scenario.pods = 20;
+    twenty.cells.iter_mut().for_each(|cell| cell.pods = 20);
+    let told = by_pods(&[five, twenty]);
+    let line = told.split("PSS after").nth(1).unwrap().lines().find(|line| line.starts_with("otelcol")).unwrap();
+    assert_eq!(line.split_ascii_whitespace().collect::<Vec<_>>(), ["otelcol", "12000", "3000"]);
 }
 
 /// Scenario: a comparison is written, read, and set beside one with a dearer arm, another machine and an arm less.

@@ -10,6 +10,9 @@ const GENERATOR_SHARE_MAX: f64 = 0.15;
 /// Processors that others may keep busy before the reader is told.
 const OTHERS_MAX: f64 = 0.25;
 
+/// The least of them in the largest, for ways of counting memory to agree.
+const MEMORY_AGREES: f64 = 0.8;
+
 /// What is compared of each arm with the first one that has processes.
 type Compared = (&'static str, fn(&Cell) -> Option<f64>);
 
@@ -59,11 +62,39 @@ pub fn verdict(comparison: &Comparison) -> Vec<String> {
             share * 100.0
         ));
     }
+    out.extend(comparison.arms.iter().filter_map(|arm| disagreement(comparison, &arm.name)));
     out.extend(ratios(comparison));
     if !comparison.has_collector_sidecars() {
         out.push("Nothing is said about full sidecars: the Collector's arm is not in this run".to_owned());
     }
     out
+}
+
+/// Three ways of counting one arm's memory that differ by more than a fifth: none of them is simply right.
+fn disagreement(comparison: &Comparison, arm: &str) -> Option<String> {
+    let of = |what: &'static str, figure: fn(&Cell) -> Option<f64>| {
+        let value = comparison.median(arm, |cell| Some(figure(cell)? / cell.pods as f64));
+        value.map(|value| (what, value))
+    };
+    let ways: Vec<(&str, f64)> = [
+        of("PSS", |cell| Some(cell.memory.after.pss as f64)),
+        of("working set", |cell| Some(cell.held_after.working_set? as f64)),
+        of("MemAvailable", |cell| Some(cell.held_after.unavailable? as f64)),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let (least, most) =
+        ways.iter().fold((f64::MAX, f64::MIN), |(least, most), (_, value)| (least.min(*value), most.max(*value)));
+    let has_processes = ways.first().is_some_and(|(_, pss)| *pss > 0.0);
+    (has_processes && least < MEMORY_AGREES * most).then(|| {
+        let ways: Vec<String> = ways.iter().map(|(what, value)| format!("{what} {value:.0}")).collect();
+        format!(
+            "MEMORY {arm}, KiB a pod after the load: {}. They differ by more than 20 %: PSS has no page cache and no memory of the \
+             kernel, MemAvailable has whatever else happened on the machine",
+            ways.join(", ")
+        )
+    })
 }
 
 /// What spoils which figures, and what to do about it.
