@@ -46,6 +46,7 @@ mod tools;
 mod verify;
 mod writer;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
@@ -94,6 +95,8 @@ pub struct Config {
     pub dead_letter_bytes_max: u64,
     /// Of the filesystem: with less, data is refused, so that the queue never takes a node's last space.
     pub min_free: MinFree,
+    /// Destinations that begin with what comes after they are added to a tenant; all others begin with its oldest record.
+    pub begin_at_tail: BTreeSet<DestinationName>,
 }
 
 /// Free space that a filesystem must have.
@@ -183,6 +186,15 @@ pub struct TenantRecord {
     pub disk: MemoryLimit,
     /// At the ceiling its own oldest records go instead of the new ones.
     pub drops_oldest: bool,
+}
+
+/// The log's answer to a registration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registered {
+    /// The tenant's number.
+    pub id: TenantId,
+    /// Its cursors as of now, those included at which its new destinations begin.
+    pub cursors: Vec<CursorState>,
 }
 
 /// A tenant whose pod is gone, and when that was known: a registration that comes later is stronger.
@@ -459,6 +471,7 @@ impl Queue {
             disk_bytes_max: config.disk_bytes_max,
             min_free: config.min_free,
             letter_bytes_max: config.dead_letter_bytes_max,
+            begin_at_tail: config.begin_at_tail,
             log_id,
             rng: fastrand::Rng::new(),
             saved,
@@ -491,8 +504,10 @@ impl Queue {
     }
 
     /// The tenant's number: an old one for a known key, else a new one, durable before this returns. Blocking.
-    /// A changed record (destinations, retention) is appended anew under the same number.
-    pub fn register(&self, record: &TenantRecord) -> Result<TenantId, AppendError> {
+    /// A changed record (destinations, retention) is appended anew under the same number. A destination that is new to a
+    /// signal of the tenant begins where [`Config::begin_at_tail`] says; what one that is not named any more had not got yet is
+    /// given up, unless another one still waits for it: then export is told, which counts it.
+    pub fn register(&self, record: &TenantRecord) -> Result<Registered, AppendError> {
         let (reply, result) = sync_channel(1);
         let number = self.0.registrations.fetch_add(1, Ordering::SeqCst) + 1;
         self.put(Request::Register(record.clone(), number, reply))?;

@@ -1,6 +1,6 @@
 //! The queue under load: a fixed number of appends on their way, everything delivered at once, so that segments are recycled.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Wake, Waker};
@@ -33,6 +33,7 @@ pub(crate) fn open(dir: &Path, disk_bytes_max: u64, handoff: Arc<Handoff>) -> Re
         dead_letter_bytes_max: 8 << 20,
         min_free: MinFree::Bytes(0),
         inbox_bytes_max: 64 << 20,
+        begin_at_tail: BTreeSet::new(),
     };
     Ok(Queue::open(config, handoff)?)
 }
@@ -51,7 +52,7 @@ pub(crate) fn register(queue: &Queue, tenants: u32) -> Result<Vec<TenantId>> {
             disk,
             drops_oldest: false,
         };
-        Ok(queue.register(&record)?)
+        Ok(queue.register(&record)?.id)
     };
     (0..tenants).map(register).collect()
 }

@@ -36,16 +36,18 @@ impl Balance {
     }
 }
 
-/// Items of the signals that are routed to `destination`.
+/// Items of each signal, by its index; `None`: it is not routed to `destination`.
 pub(super) fn entered(
     destination: &DestinationName,
     routes: &[Vec<DestinationName>; 3],
     accepted: [u64; 3],
     recovered: Items,
-) -> u64 {
+) -> [Option<u64>; 3] {
     let recovered = recovered.by_signal();
-    let routed = Signal::ALL.into_iter().map(Signal::index).filter(|signal| routes[*signal].contains(destination));
-    routed.fold(0, |sum, signal| sum.saturating_add(accepted[signal]).saturating_add(recovered[signal]))
+    Signal::ALL.map(Signal::index).map(|signal| {
+        let is_routed = routes[signal].contains(destination);
+        is_routed.then(|| accepted[signal].saturating_add(recovered[signal]))
+    })
 }
 
 #[cfg(test)]

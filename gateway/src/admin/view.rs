@@ -141,6 +141,9 @@ pub(super) struct TenantDestinationView {
     pub(super) dead_letters: Items,
     /// Given up, by reason; all of them, always.
     pub(super) lost: BTreeMap<&'static str, Items>,
+    /// Recovered for others, before where this destination begins.
+    #[serde(skip)]
+    pub(super) begun_after: Items,
     /// How long the oldest queued record waits, by the log's clock; 0 if nothing is queued or it has just come.
     pub(super) oldest_age_seconds: u64,
     pub(super) balance: Balance,
@@ -229,12 +232,28 @@ impl<'a> AtDestinations<'a> {
     }
 
     /// In the order of their names, each with its balance.
-    fn of(&self, name: &TenantName, entered: impl Fn(&DestinationName) -> u64) -> Vec<TenantDestinationView> {
+    fn of(
+        &self,
+        name: &TenantName,
+        entered: impl Fn(&DestinationName) -> [Option<u64>; 3],
+    ) -> Vec<TenantDestinationView> {
         let views = self.by_tenant.get(name).into_iter().flatten();
         let balanced = views.map(|(destination, view)| {
             let mut view = view.clone();
-            let given_up = (view.dead_letters.total(), view.lost_total());
-            view.balance = Balance::of(entered(destination), view.delivered.total(), view.queued_items, given_up);
+            // The account of a signal that does not go there any more is closed.
+            let entered = entered(destination);
+            let open = |items: Items| {
+                let signals = items.by_signal().into_iter().zip(entered).filter(|(_, entered)| entered.is_some());
+                signals.fold(0u64, |sum, (items, _)| sum.saturating_add(items))
+            };
+            let lost = view.lost.values().fold(0, |sum: u64, items| sum.saturating_add(open(*items)));
+            let entered = entered.into_iter().flatten().fold(0, u64::saturating_add);
+            view.balance = Balance::of(
+                entered.saturating_sub(open(view.begun_after)),
+                open(view.delivered),
+                view.queued_items,
+                (open(view.dead_letters), lost),
+            );
             view
         });
         balanced.collect()
@@ -252,6 +271,7 @@ fn at_destination(destination: &DestinationSnapshot) -> TenantDestinationView {
         retried: Items::default(),
         dead_letters: Items::default(),
         lost: Loss::ALL.iter().map(|reason| (reason.label(), Items::default())).collect(),
+        begun_after: Items::default(),
         oldest_age_seconds: 0,
         balance: Balance::default(),
     }
@@ -264,6 +284,7 @@ impl TenantDestinationView {
         self.rejected = self.rejected.plus(Items::count(&stats.rejected));
         self.retried = self.retried.plus(Items::count(&stats.retried));
         self.dead_letters = self.dead_letters.plus(Items::count(&stats.dead_letters));
+        self.begun_after = self.begun_after.plus(Items::count(&stats.begun_after));
         for reason in Loss::ALL {
             let lost = self.lost.entry(reason.label()).or_default();
             *lost = lost.plus(Items::count(&stats.lost[reason as usize]));
@@ -326,7 +347,7 @@ fn attached(tenant: &TenantSource, at: &AtDestinations<'_>, recovered: &Recovere
 fn detached(name: &TenantName, at: &AtDestinations<'_>, recovered: &Recovered) -> TenantView {
     let recovered = recovered_items(name, recovered);
     let view = bare(name, "detached", SiteSnapshot::default());
-    with_destinations(view, recovered, at.of(name, |_| recovered.total()))
+    with_destinations(view, recovered, at.of(name, |_| recovered.by_signal().map(Some)))
 }
 
 fn bare(name: &TenantName, state: &'static str, site: SiteSnapshot) -> TenantView {

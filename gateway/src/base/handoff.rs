@@ -6,7 +6,7 @@
 //! ```text
 //! Committed  previous -> sequence: the tenant's record before this one, so that a gap (batches handed over without
 //!            payload, or records of before a restart) is seen and filled from the log.
-//! GivenUp    what the log has given up for one destination: never sent from then on, and counted as lost by whoever knows
+//! GivenUp    what the log has given up at one destination: never sent from then on, and counted as lost by whoever knows
 //!            what was delivered. After all arrivals of the records that it names.
 //! ```
 
@@ -18,6 +18,7 @@ use bytes::Bytes;
 
 use super::batch::{Batch, Signal};
 use super::id::{DestinationName, Sequence, TenantId};
+use super::stats::Loss;
 
 /// What export is told.
 #[derive(Debug)]
@@ -43,6 +44,10 @@ pub struct GivenUp {
     pub through: Sequence,
     /// What was passed and, as far as the log knows, not done: positions in order, and items.
     pub records: Vec<(Sequence, u32)>,
+    /// Items of further such records, after those: nobody has met them yet.
+    pub further_items: u64,
+    /// Why.
+    pub why: Loss,
 }
 
 /// A record that is in the log (synced, for ack durable).

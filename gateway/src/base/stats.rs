@@ -64,15 +64,17 @@ pub enum Loss {
     DroppedOldest,
     /// Damaged on the disk.
     Damaged,
+    /// Its destination was taken from the tenant, and no other one of it waited for it.
+    DestinationRemoved,
 }
 
 impl Loss {
     /// All of them, in the order of their indices.
-    pub const ALL: [Self; 3] = [Self::Expired, Self::DroppedOldest, Self::Damaged];
+    pub const ALL: [Self; 4] = [Self::Expired, Self::DroppedOldest, Self::Damaged, Self::DestinationRemoved];
 
     /// The value of the `reason` label.
     pub fn label(self) -> &'static str {
-        ["expired", "dropped_oldest", "damaged"][self as usize]
+        ["expired", "dropped_oldest", "damaged", "destination_removed"][self as usize]
     }
 }
 
@@ -110,8 +112,10 @@ pub struct DeliveryStats {
     pub dead_letters: [Counter; 3],
     /// Reported rejected in a partial success (estimated when the request was merged).
     pub rejected: [Counter; 3],
+    /// Found undelivered in the log at the gateway's start, but not by this destination: it had them, or begins after them.
+    pub begun_after: [Counter; 3],
     /// Passed without delivery, by `Loss as usize`.
-    pub lost: [[Counter; 3]; 3],
+    pub lost: [[Counter; 3]; 4],
 }
 
 /// Sum over the signals.

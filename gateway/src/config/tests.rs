@@ -83,7 +83,7 @@ fn what_is_left_out_has_its_documented_default() {
         destination.retry,
         Retry { initial_interval: Duration::from_secs(1), max_interval: Duration::from_secs(30) }
     );
-    assert_eq!((destination.window, destination.merge), (8, true));
+    assert_eq!((destination.window, destination.merge, destination.start), (8, true, StartAt::Oldest));
 }
 
 /// Scenario: the example that the documentation shows, every key of it.
@@ -97,7 +97,7 @@ fn the_documented_example_is_valid() {
     assert_eq!(tenant.socket_dir, Path::new("./sockets/cart"));
     let backend = &config.destinations[&DestinationName("backend".into())];
     assert_eq!(backend.kind, DestinationKind::Grpc { endpoint: "https://otel.example:4317".parse().expect("a URI") });
-    assert_eq!(backend.compression, Compression::Zstd);
+    assert_eq!((backend.compression, backend.start), (Compression::Zstd, StartAt::Tail));
     assert_eq!(backend.tls.ca_file.as_deref(), Some(Path::new("ca.pem")));
     assert!(matches!(&backend.headers[0].value, HeaderSource::File(path) if path == Path::new("token")));
     assert_eq!(config.warnings(), Vec::<String>::new());

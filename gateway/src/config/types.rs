@@ -150,6 +150,17 @@ pub struct Destination {
     pub merge: bool,
     /// Namespaces that may use it; `*` is all.
     pub allow: Vec<String>,
+    /// With which record of a tenant it begins, where it is new to one.
+    pub start: StartAt,
+}
+
+/// `start`: what a destination gets of a tenant's signal that did not go there before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartAt {
+    /// All that the queue still has of it.
+    Oldest,
+    /// What comes from then on.
+    Tail,
 }
 
 /// `protocol:` and `endpoint:`

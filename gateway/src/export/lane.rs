@@ -76,8 +76,8 @@ pub(crate) struct Lane {
     /// The oldest record that waits, as far as is known.
     oldest_unix_ms: Option<u64>,
     moved: bool,
-    /// What the log has given up, by signal.
-    given_up: [Sequence; 3],
+    /// Up to where nothing of a signal is sent any more, and why.
+    given_up: [Option<(Sequence, Loss)>; 3],
     pub(crate) gauge: Arc<LaneGauge>,
     delivered_items: [u64; 3],
 }
@@ -149,7 +149,7 @@ impl Lane {
             age_limit_unix_ms: 0,
             oldest_unix_ms: None,
             moved: false,
-            given_up: [Sequence::ZERO; 3],
+            given_up: [None; 3],
             gauge,
             delivered_items: states.map(|state| state.map_or(0, |state| state.delivered_items)),
         }
@@ -395,7 +395,7 @@ impl Lane {
     /// Puts back what was not delivered, in its old place.
     pub(crate) fn put_back(&mut self, record: Record) {
         match record.refused {
-            _ if self.is_given_up(&record) => self.drop_given_up(&record),
+            _ if self.is_given_up(&record) => self.drop_if_given_up(&record),
             Some(_) => self.suspects.push_back(record),
             None => self.insert(record),
         }
@@ -424,7 +424,7 @@ impl Lane {
             self.meter.add(payload.len());
             let piece = Record { items, payload, piece: true, refused: None, ..record.clone() };
             match self.is_given_up(&piece) {
-                true => self.drop_given_up(&piece),
+                true => self.drop_if_given_up(&piece),
                 false => self.insert(piece),
             }
         }

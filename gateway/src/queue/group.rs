@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
 use super::tools::{LetterChange, TenantView};
-use super::{Append, AppendError, Completion, CursorState, DeadLetter, Departure, Reply, TenantRecord};
+use super::{Append, AppendError, Completion, CursorState, DeadLetter, Departure, Registered, Reply, TenantRecord};
 use crate::base::batch::Batch;
 use crate::base::handoff::{Arrival, Committed};
 use crate::base::mailbox::Mailbox;
@@ -18,7 +18,7 @@ pub(crate) enum Request {
     /// Data.
     Append(Append),
     /// A tenant, and which registration since the start it is.
-    Register(TenantRecord, u64, SyncSender<Result<TenantId, AppendError>>),
+    Register(TenantRecord, u64, SyncSender<Result<Registered, AppendError>>),
     /// A tenant that goes.
     Forget(Departure, Reply),
     /// Cursors.

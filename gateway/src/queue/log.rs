@@ -20,9 +20,10 @@
 mod departed;
 mod dropped;
 mod letters;
+mod registration;
 mod relocation;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -36,10 +37,10 @@ use super::meta::Update;
 use super::record::{self, Kind};
 use super::space::Failure;
 use super::stats::Stats;
-use super::tenants::{Registration, Tenants};
-use super::{Append, AppendError, CursorOf, CursorState, TenantRecord};
-use crate::base::handoff::{Arrival, Handoff};
-use crate::base::{Sequence, TenantId};
+use super::tenants::Tenants;
+use super::{Append, AppendError, CursorOf, CursorState, Registered};
+use crate::base::handoff::{Arrival, GivenUp, Handoff};
+use crate::base::{DestinationName, Sequence, TenantId};
 
 use relocation::Relocation;
 
@@ -75,6 +76,10 @@ pub(crate) struct Log<D: Disk> {
     update: Update,
     /// Of one tenant's dead letters.
     pub(crate) letter_bytes_max: u64,
+    /// Destinations that begin there.
+    pub(crate) begin_at_tail: BTreeSet<DestinationName>,
+    /// What destinations that were removed have given up, with the number of records that are not named: told after the commit.
+    removed: Vec<(GivenUp, u64)>,
 }
 
 impl<D: Disk> Log<D> {
@@ -104,6 +109,8 @@ impl<D: Disk> Log<D> {
             relocation: Relocation::default(),
             update: Update::default(),
             letter_bytes_max,
+            begin_at_tail: BTreeSet::new(),
+            removed: Vec::new(),
         };
         log.note_figures();
         log
@@ -243,31 +250,6 @@ impl<D: Disk> Log<D> {
             self.placed.push((self.tenants.advance(batch.tenant, last), last));
         }
         Ok(Outcome::At(last))
-    }
-
-    fn plan_register(
-        &mut self,
-        record: &TenantRecord,
-        group: (&[Request], u64),
-    ) -> Result<(TenantId, bool), AppendError> {
-        let id = match self.tenants.register(record) {
-            Registration::Known(id) => return Ok((id, false)),
-            Registration::Write(id) => id,
-        };
-        if !self.appender.has_room_for_tenants(&mut self.tenants) || !super::letters::is_tenant(id) {
-            return Err(AppendError::Full);
-        }
-        let mut payload = std::mem::take(&mut self.payload);
-        payload.clear();
-        record::put_tenant(&mut payload, record);
-        // Twice: until the next segment begins there is no other copy, and without it the tenant's data has no owner.
-        let staged = (0..2).try_for_each(|_| self.stage_metadata(Kind::Tenant, id, &payload, group));
-        self.payload = payload;
-        staged?;
-        self.tenants.insert(id, record.clone());
-        self.appender.note_tenant();
-        self.update.tenants_changed = true;
-        Ok((id, true))
     }
 
     fn plan_checkpoint(&mut self, cursors: &[CursorState], group: (&[Request], u64)) -> Result<Outcome, AppendError> {
@@ -498,12 +480,12 @@ impl<D: Disk> Log<D> {
                     let _ = reply.try_send(changed);
                 }
                 Request::Register(_, _, reply) => {
-                    let id = match outcome {
-                        Outcome::Registered(id) => Ok(id),
+                    let registered = match outcome {
+                        Outcome::Registered(id) => Ok(Registered { id, cursors: self.cursors_of(id) }),
                         _ => Err(result.err().unwrap_or(AppendError::Poisoned)),
                     };
                     // The caller waits for it; should it be gone, nobody needs the number.
-                    let _ = reply.try_send(id);
+                    let _ = reply.try_send(registered);
                 }
                 Request::Checkpoint(cursors) => {
                     if let Err(error) = result {
@@ -516,6 +498,7 @@ impl<D: Disk> Log<D> {
             }
         }
         self.mail.post();
+        self.tell_removed();
         if poisoned {
             self.arrivals.clear();
         }

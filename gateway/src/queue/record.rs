@@ -10,6 +10,7 @@
 //! text        = length u16 | UTF-8
 //! tenant      = name text | pod uid text ("" for none) | max age ms u64 | 3 * (count u16 | text * count)
 //!               | disk guarantee u64 | disk ceiling u64 | drops oldest u8
+//!               | cursor* (where destinations begin that are new in this record, and where those end that are not in it any more)
 //! cursors     = cursor*     cursor = tenant u32 | kind u8 | signal u8 | destination text (the key: see `cursor`)
 //!                                    | acknowledged u64 | delivered u64
 //!                                    | count u32 | u64 * count (records beyond that are done as well)
@@ -158,7 +159,8 @@ pub(crate) fn stride(length: usize) -> u64 {
     super::format::aligned((HEADER_BYTES + length) as u64)
 }
 
-/// Appends a tenant's payload.
+/// Appends a tenant's payload. The cursors of a change of its destinations may follow, by [`put_cursor`]: in one record, or a torn write
+/// would leave one without the other.
 pub(crate) fn put_tenant(out: &mut Vec<u8>, record: &TenantRecord) {
     put_text(out, &record.name.to_string());
     put_text(out, record.pod_uid.as_deref().unwrap_or(""));
@@ -175,8 +177,8 @@ pub(crate) fn put_tenant(out: &mut Vec<u8>, record: &TenantRecord) {
     out.put_u8(u8::from(record.drops_oldest));
 }
 
-/// Reads a tenant's payload back.
-pub(crate) fn take_tenant(mut input: &[u8]) -> Option<TenantRecord> {
+/// Reads a tenant's payload back, and the cursors behind it.
+pub(crate) fn take_tenant(mut input: &[u8]) -> Option<(TenantRecord, Vec<CursorState>)> {
     let input = &mut input;
     let name = TenantName::parse(take_text(input)?).ok()?;
     let pod_uid = Some(take_text(input)?).filter(|uid| !uid.is_empty()).map(str::to_owned);
@@ -194,7 +196,8 @@ pub(crate) fn take_tenant(mut input: &[u8]) -> Option<TenantRecord> {
         false => MemoryLimit { guarantee: 0, ceiling: u64::MAX },
     };
     let drops_oldest = input.try_get_u8().is_ok_and(|drops| drops != 0);
-    Some(TenantRecord { name, pod_uid, destinations, max_age, disk, drops_oldest })
+    let cursors = take_cursors(input)?;
+    Some((TenantRecord { name, pod_uid, destinations, max_age, disk, drops_oldest }, cursors))
 }
 
 /// Appends one cursor of a checkpoint's payload.

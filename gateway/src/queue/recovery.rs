@@ -4,7 +4,7 @@
 //! tenants and cursors together, and number the new boot above everything found. It never appends to an old segment and
 //! never fails because of damage: only a file that cannot be opened, or one of a newer release, stops a start.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -27,7 +27,7 @@ use super::stats::Stats;
 use super::tenants::{Tenant, Tenants};
 use super::{CursorOf, CursorState, MinFree, RecoveredTenant, Recovery, TenantRecord};
 use crate::base::handoff::Handoff;
-use crate::base::{Sequence, Signal, TenantId};
+use crate::base::{DestinationName, Sequence, Signal, TenantId};
 
 /// Bits of a sequence below the boot epoch.
 const COUNTER_BITS: u32 = 40;
@@ -106,6 +106,8 @@ pub(crate) struct Params {
     pub(crate) min_free: MinFree,
     /// Of one tenant's dead letters.
     pub(crate) letter_bytes_max: u64,
+    /// See there.
+    pub(crate) begin_at_tail: BTreeSet<DestinationName>,
     /// Which log.
     pub(crate) log_id: u64,
     /// For the salts of new segments.
@@ -187,6 +189,7 @@ pub(crate) fn recover<D: Disk>(
         meta_rebuilt: false,
     };
     let mut log = Log::new(appender, (tenants, params.letter_bytes_max), (index, stats, handoff));
+    log.begin_at_tail = params.begin_at_tail;
     log.drop_saved(strays);
     Ok((log, recovery))
 }
@@ -323,7 +326,8 @@ impl Facts {
         self.newest_unix_ms = self.newest_unix_ms.max(header.received_unix_ms);
         match Kind::from_number(header.kind) {
             Some(Kind::Tenant) => {
-                let Some(record) = record::take_tenant(payload) else { return };
+                let Some((record, cursors)) = record::take_tenant(payload) else { return };
+                cursors.into_iter().for_each(|cursor| self.note_cursor(header.sequence, cursor));
                 self.tenants_next = self.tenants_next.max(header.tenant.saturating_add(1));
                 let known = self.tenants.get(&TenantId(header.tenant));
                 if known.is_none_or(|(sequence, _)| *sequence < header.sequence) {

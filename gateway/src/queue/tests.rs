@@ -6,6 +6,7 @@
 //! - `space`: what the log takes of the disk.
 //! - `churn`: tenants that come and go.
 //! - `letters`: what was refused, and how long it is kept.
+//! - `routes`: destinations that come to a tenant, and go.
 //! - `promises`: single situations on the simulated disk.
 //! - `damage`: real files, damaged and crashed in every way.
 //! - `files`: the whole queue with its threads, on real files and with the real sled.
@@ -21,6 +22,7 @@ mod files;
 mod golden;
 mod letters;
 mod promises;
+mod routes;
 mod simulation;
 mod space;
 mod world;

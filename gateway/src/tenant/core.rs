@@ -31,7 +31,7 @@ use crate::base::stats::Refusal;
 use crate::base::{AckPolicy, Batch, Signal};
 use crate::config::Policy;
 use crate::pipeline::{Job, Output, Plan, Step};
-use crate::queue::{Append, AppendError, Queue};
+use crate::queue::{Append, AppendError, Queue, Registered};
 
 /// How long a tenant is left unread once its refusals exceed their budget: half of the budget grows back meanwhile.
 const HOLD: Duration = Duration::from_millis(500);
@@ -43,13 +43,13 @@ pub(super) const COMMIT_PATIENCE: Duration = Duration::from_secs(8);
 /// The border to the queue: what intake needs of it, so that tests can withhold commits.
 pub(super) trait Log: std::fmt::Debug + Send + Sync {
     /// See [`Queue::register`].
-    fn register(&self, record: &crate::queue::TenantRecord) -> Result<crate::base::TenantId, AppendError>;
+    fn register(&self, record: &crate::queue::TenantRecord) -> Result<Registered, AppendError>;
     /// See [`Queue::append`]; what is refused is dropped.
     fn append(&self, append: Append) -> Result<(), AppendError>;
 }
 
 impl Log for Queue {
-    fn register(&self, record: &crate::queue::TenantRecord) -> Result<crate::base::TenantId, AppendError> {
+    fn register(&self, record: &crate::queue::TenantRecord) -> Result<Registered, AppendError> {
         Self::register(self, record)
     }
 

@@ -16,6 +16,7 @@ use crate::base::ledger::{Account, Guard};
 use crate::base::stats::TenantStats;
 use crate::base::{TenantId, TenantIdentity};
 use crate::config::Policy;
+use crate::queue::CursorState;
 
 /// What one connection may hold that no request's reservation covers, in bytes.
 ///
@@ -50,6 +51,8 @@ pub struct Handle {
     pub(super) identity: TenantIdentity,
     pub(super) worker: usize,
     policy: Mutex<Arc<Policy>>,
+    /// As the log said at the latest registration.
+    cursors: Mutex<Vec<CursorState>>,
     policy_version: AtomicU64,
     ending: AtomicBool,
     pub(crate) account: Account,
@@ -71,6 +74,7 @@ pub(super) struct Origin {
     pub(super) identity: TenantIdentity,
     pub(super) worker: usize,
     pub(super) policy: Policy,
+    pub(super) cursors: Vec<CursorState>,
     pub(super) account: Account,
     pub(super) closing: Arc<AtomicBool>,
     pub(super) load: Arc<AtomicUsize>,
@@ -105,6 +109,7 @@ impl Handle {
             identity: origin.identity,
             worker: origin.worker,
             policy: Mutex::new(Arc::new(origin.policy)),
+            cursors: Mutex::new(origin.cursors),
             policy_version: AtomicU64::new(0),
             ending: AtomicBool::new(false),
             account: origin.account,
@@ -128,6 +133,11 @@ impl Handle {
     /// Who it is.
     pub fn identity(&self) -> &TenantIdentity {
         &self.identity
+    }
+
+    /// Its cursors as of the latest registration, for whoever begins its delivery; once.
+    pub fn take_cursors(&self) -> Vec<CursorState> {
+        std::mem::take(&mut lock(&self.cursors))
     }
 
     /// Its present policy.
@@ -215,8 +225,11 @@ impl Handle {
         }
     }
 
-    /// Applies a policy: to this tenant alone, from its next slice on.
-    pub(super) fn change_policy(&self, policy: Policy) {
+    /// Applies a policy: to this tenant alone, from its next slice on. With the cursors of its registration, if it needed one.
+    pub(super) fn change_policy(&self, policy: Policy, cursors: Option<Vec<CursorState>>) {
+        if let Some(cursors) = cursors {
+            *lock(&self.cursors) = cursors;
+        }
         self.account.change(policy.limits.memory);
         *lock(&self.policy) = Arc::new(policy);
         self.policy_version.fetch_add(1, Ordering::Release);

@@ -17,7 +17,7 @@ use crate::base::handoff::Handoff;
 use crate::base::ledger::Ledger;
 use crate::base::{TenantIdentity, TenantName};
 use crate::config::{OnFull, Policy};
-use crate::queue::{AppendError, Queue, TenantRecord};
+use crate::queue::{AppendError, Queue, Registered, TenantRecord};
 
 /// What tenants are built from.
 #[derive(Debug, Clone)]
@@ -97,7 +97,7 @@ impl Registry {
         if let Some(handle) = known {
             return self.attach_again(handle, &identity, policy);
         }
-        let id = self.log.register(&record(&identity, &policy))?;
+        let Registered { id, cursors } = self.log.register(&record(&identity, &policy))?;
         let name = identity.name.clone();
         let (number, worker) = self
             .workers
@@ -108,7 +108,8 @@ impl Registry {
         worker.load.fetch_add(1, Ordering::Relaxed);
         let account = self.ledger.account(policy.limits.memory);
         let (closing, load) = (self.closing.clone(), worker.load.clone());
-        let (handle, commands) = Handle::new(Origin { id, identity, worker: number, policy, account, closing, load });
+        let (handle, commands) =
+            Handle::new(Origin { id, identity, worker: number, policy, cursors, account, closing, load });
         if !worker.attach(handle.clone(), commands) {
             return Err(AttachError::Workers);
         }
@@ -128,10 +129,9 @@ impl Registry {
         let old = handle.policy();
         if *old != policy {
             // Routes and retention outlive the pod with its records.
-            if record(identity, &old) != record(identity, &policy) {
-                self.log.register(&record(identity, &policy))?;
-            }
-            handle.change_policy(policy);
+            let changed = record(identity, &old) != record(identity, &policy);
+            let registered = changed.then(|| self.log.register(&record(identity, &policy))).transpose()?;
+            handle.change_policy(policy, registered.map(|registered| registered.cursors));
         }
         handle.reattach();
         Ok(handle)

@@ -16,7 +16,7 @@ use crate::base::handoff::Handoff;
 use crate::base::ledger::{Ledger, MemoryLimit};
 use crate::base::{AckPolicy, DestinationName, Sequence, TenantId, TenantIdentity, TenantName};
 use crate::config::{Enrich, Limits, OnFull, Policy, QueuePolicy};
-use crate::queue::{Append, AppendError, Completion, TenantRecord};
+use crate::queue::{Append, AppendError, Completion, Registered, TenantRecord};
 
 /// Stands in for the queue at the border where requests are appended.
 #[derive(Debug)]
@@ -100,11 +100,12 @@ impl Inner {
 }
 
 impl Log for FakeLog {
-    fn register(&self, record: &TenantRecord) -> Result<TenantId, AppendError> {
+    fn register(&self, record: &TenantRecord) -> Result<Registered, AppendError> {
         let mut inner = self.inner.lock().unwrap();
         inner.records.push(record.clone());
         let known = inner.records.iter().position(|known| known.name == record.name && known.pod_uid == record.pod_uid);
-        Ok(TenantId(u32::try_from(known.expect("just pushed")).unwrap() + 1))
+        let id = TenantId(u32::try_from(known.expect("just pushed")).unwrap() + 1);
+        Ok(Registered { id, cursors: Vec::new() })
     }
 
     fn append(&self, append: Append) -> Result<(), AppendError> {
@@ -151,6 +152,7 @@ impl Bench {
             worker: 0,
             account: self.ledger.account(policy.limits.memory),
             policy,
+            cursors: Vec::new(),
             closing: Arc::default(),
             load: Arc::new(AtomicUsize::new(1)),
         });

@@ -1,6 +1,6 @@
 //! The parts of a node out of the configuration, each by a function of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -13,8 +13,8 @@ use super::{Exit, Node, Refused};
 use crate::base::handoff::Handoff;
 use crate::base::ledger::Ledger;
 use crate::base::stats::Counter;
-use crate::base::{Sequence, Signal, TenantIdentity, TenantName};
-use crate::config::{self, Config, DestinationKind, Tenant};
+use crate::base::{DestinationName, Sequence, Signal, TenantIdentity, TenantName};
+use crate::config::{self, Config, DestinationKind, StartAt, Tenant};
 use crate::export::{self, Exporter, Route};
 use crate::intake;
 use crate::lifecycle::{Lifecycle, NamespaceRule, Site, SiteSockets};
@@ -84,11 +84,17 @@ async fn open_queue(
             config::MinFree::Percent(percent) => queue::MinFree::Percent(percent),
             config::MinFree::Bytes(bytes) => queue::MinFree::Bytes(bytes),
         },
+        begin_at_tail: begin_at_tail(config),
     };
     let handoff = handoff.clone();
     let opening = tokio::task::spawn_blocking(move || Queue::open_locked(lock, settings, handoff));
     let opened = opening.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
     opened.map_err(Refused::of_queue)
+}
+
+fn begin_at_tail(config: &Config) -> BTreeSet<DestinationName> {
+    let at_tail = config.destinations.iter().filter(|(_, destination)| destination.start == StartAt::Tail);
+    at_tail.map(|(name, _)| name.clone()).collect()
 }
 
 /// Only where a destination is one.
@@ -175,6 +181,8 @@ pub(super) fn route_of(handle: &tenant::Handle, known: Option<&RecoveredTenant>)
     let mut route = known.map_or_else(|| new_route(handle), route);
     route.destinations = handle.policy().destinations.clone();
     route.max_age = handle.policy().queue.max_age;
+    // Later than what the start found: destinations that are new begin there.
+    route.cursors = handle.take_cursors();
     add_recovered(&handle.stats().recovered, &route);
     route
 }

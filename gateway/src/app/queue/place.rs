@@ -1,5 +1,6 @@
 //! Where the queue is: with a gateway that runs, or in a data directory at rest.
 
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -156,6 +157,8 @@ fn at_rest(dir: &Path) -> Result<Place, Failed> {
         inbox_bytes_max: 64 << 20,
         dead_letter_bytes_max: u64::MAX,
         min_free: MinFree::Bytes(0),
+        // It registers nobody.
+        begin_at_tail: BTreeSet::new(),
     };
     match Queue::open(config, Arc::new(Handoff::new(0))) {
         Ok((queue, _)) => {

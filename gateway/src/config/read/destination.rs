@@ -13,7 +13,7 @@ use super::{DESTINATIONS_MAX, Places, path};
 use crate::base::{DestinationName, Signal};
 use crate::config::expand::Piece;
 use crate::config::reader::{Member, Section, Value};
-use crate::config::types::{Compression, Destination, DestinationKind, Header, HeaderSource, Retry, Tls};
+use crate::config::types::{Compression, Destination, DestinationKind, Header, HeaderSource, Retry, StartAt, Tls};
 
 const HEADERS_MAX: usize = 64;
 /// A stock Collector's limit.
@@ -88,9 +88,12 @@ fn read(section: &mut Section<'_>) -> Option<Destination> {
     let window = section.take("sending_queue").and_then(|value| value.section(window)).flatten();
     let merge = section.take("merge").and_then(|value| value.choice(&[("auto", true), ("never", false)], &[]));
     let allow = section.take("allow").map(|value| allow(&value)).unwrap_or_default();
+    let starts = [("oldest", StartAt::Oldest), ("tail", StartAt::Tail)];
+    let start = section.take("start").and_then(|value| value.choice(&starts, &[]));
     section.refuse_later(&["auth", "proxy_url", "keepalive", "balancer_name", "metadata_keys", "encoding"]);
     section.refuse("url", "renamed", "write endpoint");
     section.refuse("max_message_size", "renamed", "write max_message_bytes");
+    section.refuse("start_at", "renamed", "write start: oldest or start: tail");
     section.refuse("insecure", "not a key", "the endpoint's scheme decides: http:// or https://");
     section.refuse("ca_file", "belongs under tls", "indent it below tls:");
     Some(Destination {
@@ -104,6 +107,7 @@ fn read(section: &mut Section<'_>) -> Option<Destination> {
         window: window.unwrap_or(WINDOW),
         merge: merge.unwrap_or(true),
         allow,
+        start: start.unwrap_or(StartAt::Oldest),
     })
 }
 
@@ -217,6 +221,7 @@ impl Destination {
             window: WINDOW,
             merge: true,
             allow: vec!["*".to_owned()],
+            start: StartAt::Oldest,
         }
     }
 }

@@ -13,7 +13,7 @@ use super::super::outlet::Probe;
 use super::super::volatile::Stage;
 use super::{Engine, Filed, GATHER, GATHER_BYTES_MAX, READS_MAX, ReadDone};
 use crate::base::handoff::{Arrival, Committed};
-use crate::base::{Batch, DestinationName, Signal};
+use crate::base::{Batch, DestinationName, Sequence, Signal};
 use crate::queue::{Append, AppendError, Completion, CursorOf, Read, Reply};
 
 /// After a read that failed or found nothing although something must be there.
@@ -43,7 +43,13 @@ impl Engine {
         for number in tenant.lanes.clone() {
             let Some(lane) = self.lanes.at(number) else { continue };
             let name = self.outlets[lane.outlet].gauge.name();
-            lane.cursors.route(std::array::from_fn(|signal| route.destinations[signal].contains(name)));
+            let begin = Signal::ALL.map(|signal| {
+                let of = CursorOf::Delivery(name.clone(), signal);
+                let state = route.cursors.iter().find(|state| state.of == of);
+                state.map_or(Sequence::ZERO, |state| state.acknowledged)
+            });
+            lane.note_recovered(&route, name, begin);
+            lane.route(std::array::from_fn(|signal| route.destinations[signal].contains(name)), begin);
             lane.tail = lane.tail.max(tail);
             lane.set_max_age(route.max_age);
             lane.gauge.queued_items.fetch_add(early, std::sync::atomic::Ordering::Relaxed);
@@ -64,9 +70,6 @@ impl Engine {
             let of = CursorOf::Delivery(name.clone(), signal);
             route.cursors.iter().find(|state| state.of == of)
         });
-        let pending = Signal::ALL.iter().filter(|signal| route.destinations[signal.index()].contains(name));
-        let pending: u64 = pending.map(|signal| route.pending_items[signal.index()]).sum();
-        gauge.queued_items.store(pending, std::sync::atomic::Ordering::Relaxed);
         let held = self.outlets[outlet].held.clone();
         let number = self.lanes.add(Lane::new(route.tenant, outlet, states, gauge.clone(), held));
         self.outlets[outlet].lanes.push(number);

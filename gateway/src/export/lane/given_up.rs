@@ -1,50 +1,101 @@
-//! What the log has given up of a lane's backlog: it passed the cursor there, and here it is dropped and counted.
+//! What is given up of a lane's backlog: the log passed the cursor, and here it is dropped and counted.
 //!
-//! Only the lane knows what was delivered since its last checkpoint, so the counting is done here. What is in flight is left to
-//! its answer: delivered, or, should it come back, lost then.
+//! For newer data, or because a signal does not go to the destination any more. Only the lane knows what was delivered since its
+//! last checkpoint, so the counting is done here. What is in flight is left to its answer: delivered, or, should it come
+//! back, lost then.
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 
 use super::{Key, Lane, Record};
 use crate::base::handoff::GivenUp;
 use crate::base::stats::Loss;
+use crate::base::{DestinationName, Sequence, Signal};
+use crate::export::Route;
 
 impl Lane {
-    /// Drops everything of a signal up to a record.
+    /// Drops everything of a signal up to a record. One that does not go here any more was told of by its route, before or after.
     pub(crate) fn give_up(&mut self, given_up: &GivenUp) {
-        let (signal, through) = (given_up.signal, given_up.through);
-        if !self.cursors.routes(signal) {
+        let (signal, why) = (given_up.signal, given_up.why);
+        if why == Loss::DroppedOldest && !self.cursors.routes(signal) {
             return;
         }
-        self.given_up[signal.index()] = self.given_up[signal.index()].max(through);
         let cursor = self.cursors.at(signal);
         let unmet = given_up.records.iter().filter(|(sequence, _)| !cursor.has_met(*sequence));
-        let items: u64 = unmet.map(|(_, items)| u64::from(*items)).sum();
-        self.gauge.stats.lost[Loss::DroppedOldest as usize][signal.index()].add(items);
+        let items = unmet.map(|(_, items)| u64::from(*items)).sum::<u64>() + given_up.further_items;
+        self.gauge.stats.lost[why as usize][signal.index()].add(items);
         self.unqueue(items);
-
-        let ready = std::mem::take(&mut self.ready[signal.index()]);
-        let (gone, kept): (VecDeque<_>, VecDeque<_>) = ready.into_iter().partition(|record| self.is_given_up(record));
-        self.ready[signal.index()] = kept;
-        let suspects = std::mem::take(&mut self.suspects);
-        let (suspected, kept): (VecDeque<_>, VecDeque<_>) =
-            suspects.into_iter().partition(|record| self.is_given_up(record));
-        self.suspects = kept;
-        gone.iter().chain(&suspected).for_each(|record| self.drop_given_up(record));
-
-        self.cursors.pass_of(signal, through);
-        self.moved = true;
+        self.drop_through(signal, (given_up.through, why));
         self.load_ahead();
     }
 
-    /// Whether the log has given the record up.
+    /// Books what a start found of signals that go here only from now on.
+    pub(crate) fn note_recovered(&self, route: &Route, name: &DestinationName, begin: [Sequence; 3]) {
+        let is_new =
+            |signal: &Signal| !self.cursors.routes(*signal) && route.destinations[signal.index()].contains(name);
+        for signal in Signal::ALL.into_iter().filter(is_new) {
+            let items = route.pending_items[signal.index()];
+            match begin[signal.index()] < route.last {
+                true => drop(self.gauge.queued_items.fetch_add(items, Ordering::Relaxed)),
+                false => self.gauge.stats.begun_after[signal.index()].add(items),
+            }
+        }
+    }
+
+    /// Says which signals go here from now on, and for those that did not before, up to where they are done. What is in memory of
+    /// one that does not any more is dropped.
+    pub(crate) fn route(&mut self, routed: [bool; 3], begin: [Sequence; 3]) {
+        let before = Signal::ALL.map(|signal| self.cursors.routes(signal));
+        for signal in Signal::ALL {
+            match (before[signal.index()], routed[signal.index()]) {
+                (true, false) => self.drop_through(signal, (Sequence(u64::MAX), Loss::DestinationRemoved)),
+                (false, true) => {
+                    self.given_up[signal.index()] = None;
+                    self.cursors.pass_of(signal, begin[signal.index()]);
+                }
+                _ => {}
+            }
+        }
+        self.cursors.route(routed);
+        if !self.cursors.is_routed() {
+            self.forget_ahead();
+            self.gauge.queued_items.store(0, Ordering::Relaxed);
+        }
+    }
+
+    fn drop_through(&mut self, signal: Signal, (through, why): (Sequence, Loss)) {
+        let before = &mut self.given_up[signal.index()];
+        // What a route has dropped stays so.
+        *before = Some(before.map_or((through, why), |known| if known.0 > through { known } else { (through, why) }));
+        let ready = std::mem::take(&mut self.ready[signal.index()]);
+        let (gone, kept): (VecDeque<_>, VecDeque<_>) =
+            ready.into_iter().partition(|record| self.why_given_up(record).is_some());
+        self.ready[signal.index()] = kept;
+        let suspects = std::mem::take(&mut self.suspects);
+        let (suspected, kept): (VecDeque<_>, VecDeque<_>) =
+            suspects.into_iter().partition(|record| self.why_given_up(record).is_some());
+        self.suspects = kept;
+        gone.iter().chain(&suspected).for_each(|record| self.drop_if_given_up(record));
+        if through < Sequence(u64::MAX) {
+            self.cursors.pass_of(signal, through);
+        }
+        self.moved = true;
+    }
+
+    fn why_given_up(&self, record: &Record) -> Option<Loss> {
+        let (through, why) = self.given_up[record.signal.index()]?;
+        matches!(record.key, Key::Logged(sequence) if sequence <= through).then_some(why)
+    }
+
+    /// Whether the record is not to be sent any more.
     pub(super) fn is_given_up(&self, record: &Record) -> bool {
-        matches!(record.key, Key::Logged(sequence) if sequence <= self.given_up[record.signal.index()])
+        self.why_given_up(record).is_some()
     }
 
     /// Counts a record (or piece) that is in memory, and is done with it.
-    pub(super) fn drop_given_up(&mut self, record: &Record) {
-        self.gauge.stats.lost[Loss::DroppedOldest as usize][record.signal.index()].add(u64::from(record.items));
+    pub(super) fn drop_if_given_up(&mut self, record: &Record) {
+        let Some(why) = self.why_given_up(record) else { return };
+        self.gauge.stats.lost[why as usize][record.signal.index()].add(u64::from(record.items));
         self.finish(record);
     }
 }

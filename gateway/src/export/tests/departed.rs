@@ -24,7 +24,7 @@ fn who_is_gone_is_forgotten_when_everything_has_arrived() {
     backend.now(|_| Say::Ok);
     assert!(backend.wait_for(52).contains(&"a/a-last".to_owned()));
     node.wait(|snapshot| snapshot[0].tenants.len() == 1);
-    assert_ne!(node.queue.register(&node.record("a/a")).expect("registered"), id);
+    assert_ne!(node.queue.register(&node.record("a/a")).expect("registered").id, id);
     node.stop(false);
     let node = Node::start(dir.path(), vec![grpc(&backend)]);
     assert!(node.recovery.tenants.iter().all(|tenant| tenant.id != id));

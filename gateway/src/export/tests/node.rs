@@ -1,6 +1,6 @@
 //! A node without its front half: the real queue, the real hand-over, the real exporter.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,9 +11,12 @@ use super::backend::{Backend, logs};
 use crate::base::handoff::{Arrival, Handoff};
 use crate::base::mailbox::Mailbox;
 use crate::base::{Batch, DestinationName, Sequence, Signal, TenantId, TenantName};
-use crate::config::{Compression, Destination, DestinationKind, Retry, Tls};
+use crate::config::{Compression, Destination, DestinationKind, Retry, StartAt, Tls};
 use crate::export::{Deps, DestinationSnapshot, DrainReport, Exporter, Route};
-use crate::queue::{Append, Completion, Config, CursorOf, LetterChange, Queue, Recovery, Reply, TenantRecord, Verdict};
+use crate::queue::{
+    Append, Completion, Config, CursorOf, CursorState, LetterChange, Queue, Recovery, Registered, Reply, TenantRecord,
+    Verdict,
+};
 use crate::sink::Sink;
 
 /// Of every tenant.
@@ -53,7 +56,13 @@ pub(crate) fn destination(kind: DestinationKind) -> Destination {
         window: 8,
         merge: true,
         allow: vec!["*".to_owned()],
+        start: StartAt::Oldest,
     }
+}
+
+fn destinations_at_tail(destinations: &[Destination]) -> BTreeSet<DestinationName> {
+    let at_tail = destinations.iter().enumerate().filter(|(_, destination)| destination.start == StartAt::Tail);
+    at_tail.map(|(number, _)| DestinationName(format!("d{number}").into())).collect()
 }
 
 impl Node {
@@ -80,6 +89,7 @@ impl Node {
             inbox_bytes_max: 64 << 20,
             dead_letter_bytes_max: 8 << 20,
             min_free: crate::queue::MinFree::Bytes(0),
+            begin_at_tail: destinations_at_tail(&destinations),
         };
         let (queue, recovery) = Queue::open(config, handoff.clone()).expect("it opens");
         let names: Vec<_> = (0..destinations.len()).map(|n| DestinationName(format!("d{n}").into())).collect();
@@ -110,7 +120,7 @@ impl Node {
     pub(crate) fn tenant(&self, name: &str) -> TenantId {
         let name = TenantName::parse(name).expect("a name");
         let destinations = [self.names.clone(), self.names.clone(), self.names.clone()];
-        let tenant = self.queue.register(&self.record(&name.to_string())).expect("registered");
+        let tenant = self.queue.register(&self.record(&name.to_string())).expect("registered").id;
         if self.recovery.tenants.iter().all(|known| known.id != tenant) {
             let (cursors, last, pending_items) = (Vec::new(), Default::default(), [0; 3]);
             let max_age = MAX_AGE;
@@ -121,14 +131,14 @@ impl Node {
 
     /// Registers a tenant and begins, or changes, its delivery.
     pub(crate) fn route(&self, record: &TenantRecord) -> TenantId {
-        let tenant = self.queue.register(record).expect("registered");
+        let Registered { id: tenant, cursors } = self.queue.register(record).expect("registered");
         let known = self.recovery.tenants.iter().find(|known| known.id == tenant);
         self.exporter.attach(Route {
             tenant,
             name: record.name.clone(),
             destinations: record.destinations.clone(),
             max_age: record.max_age,
-            cursors: known.map(|known| known.cursors.clone()).unwrap_or_default(),
+            cursors,
             last: known.map(|known| known.last).unwrap_or_default(),
             pending_items: known.map(|known| known.pending_items).unwrap_or_default(),
         });
@@ -215,6 +225,14 @@ impl Node {
             });
             saved.count() == Signal::ALL.len()
         })
+    }
+
+    /// Whether the log knows that a destination has all logs of every tenant.
+    pub(crate) fn has_saved_logs(&self, destination: &DestinationName) -> bool {
+        let tenants = self.queue.tenants().expect("the writer answers");
+        let of = CursorOf::Delivery(destination.clone(), Signal::Logs);
+        let saved = |cursor: &CursorState, last| cursor.of == of && cursor.acknowledged >= last;
+        tenants.iter().all(|tenant| tenant.cursors.iter().any(|cursor| saved(cursor, tenant.last)))
     }
 
     /// Decides about all of them, and tells the exporter.

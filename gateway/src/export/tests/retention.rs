@@ -47,7 +47,7 @@ fn who_is_gone_ends_although_its_destination_is_gone_too() {
     let node = Node::start(dir.path(), Vec::new());
     let mut record = node.record("a/gone");
     record.destinations = std::array::from_fn(|_| vec![DestinationName("removed".into())]);
-    let id = node.queue.register(&record).expect("registered");
+    let id = node.queue.register(&record).expect("registered").id;
     names("a/gone", 0..10).iter().for_each(|name| node.commit(id, &[name]));
     node.queue.age(MAX_AGE / 2);
     node.stop(false);
@@ -58,6 +58,6 @@ fn who_is_gone_ends_although_its_destination_is_gone_too() {
     node.detach(id);
     node.queue.age(MAX_AGE / 2 + Duration::from_secs(1));
     node.wait(|snapshot| snapshot[0].tenants.is_empty());
-    assert_ne!(node.queue.register(&record).expect("registered"), id);
+    assert_ne!(node.queue.register(&record).expect("registered").id, id);
     node.stop(false);
 }

@@ -12,6 +12,7 @@ use super::super::index::Wanted;
 use super::super::{AppendError, CursorOf, CursorState};
 use super::{Disk, Log};
 use crate::base::handoff::{Arrival, GivenUp};
+use crate::base::stats::Loss;
 use crate::base::{Sequence, Signal, TenantId};
 
 /// Payload bytes whose records one step looks for in the index.
@@ -39,7 +40,8 @@ impl<D: Disk> Log<D> {
         for cursor in cursors {
             let records = lost.get(&cursor.of).cloned().unwrap_or_default();
             let CursorOf::Delivery(destination, signal) = cursor.of;
-            let given_up = GivenUp { tenant: id, destination, signal, through, records };
+            let (further_items, why) = (0, Loss::DroppedOldest);
+            let given_up = GivenUp { tenant: id, destination, signal, through, records, further_items, why };
             self.arrivals.push(Arrival::GivenUp(given_up));
         }
         tracing::debug!(tenant = id.0, "a tenant at its ceiling has given up its oldest records");

@@ -30,7 +30,7 @@ fn bytes(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 /// A directory with three segments and a tenant that has seen some of them.
 fn filled(dir: &Path) {
     let (queue, _) = open(dir);
-    let tenant = queue.register(&tenant_record("shop/cart")).expect("there is room");
+    let tenant = queue.register(&tenant_record("shop/cart")).expect("there is room").id;
     fill(&queue, tenant, 1_500);
     checkpoint(&queue, tenant, Sequence::ZERO);
     queue.close().expect("it closes");
@@ -54,7 +54,7 @@ fn what_is_well_is_said_to_be_and_left_alone() {
     let dir = tempfile::tempdir().expect("a directory");
     let live = dir.path().join("live");
     let (queue, _) = open(&live);
-    let tenant = queue.register(&tenant_record("shop/cart")).expect("there is room");
+    let tenant = queue.register(&tenant_record("shop/cart")).expect("there is room").id;
     fill(&queue, tenant, 1_500);
     assert!(matches!(verify(&live), Err(OpenError::Locked { .. })));
     let killed = dir.path().join("killed");

@@ -115,7 +115,7 @@ fn whatever_happens_to_one_file_the_rest_is_delivered() {
     let mut tenant = TenantId(0);
     for boot in 0..3 {
         let (queue, _) = open(&live);
-        tenant = queue.register(&tenant_record("shop/cart")).expect("there is room");
+        tenant = queue.register(&tenant_record("shop/cart")).expect("there is room").id;
         append(&queue, tenant, boot * 40..boot * 40 + 40, true);
         if boot < 2 {
             queue.close().expect("it closes");
@@ -162,7 +162,7 @@ fn a_hundred_crashes_with_the_real_sled_lose_nothing() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut live = dir.path().join("0");
     let (mut queue, _) = open(&live);
-    let tenant = queue.register(&tenant_record("shop/cart")).expect("there is room");
+    let tenant = queue.register(&tenant_record("shop/cart")).expect("there is room").id;
     let (mut next, mut durable, mut sent) = (0, BTreeSet::new(), Sequence::ZERO);
     // What the cursors have passed may be gone.
     let mut passed = BTreeSet::new();
@@ -238,7 +238,7 @@ fn metadata_of_another_log_is_not_believed() {
     let mut acknowledged = Vec::new();
     for (path, at) in paths.iter().zip([4, 19]) {
         let (queue, _) = open(path);
-        let tenant = queue.register(&tenant_record("shop/cart")).expect("there is room");
+        let tenant = queue.register(&tenant_record("shop/cart")).expect("there is room").id;
         append(&queue, tenant, 0..20, true);
         acknowledged.push((tenant, read_all(&queue, tenant)[at].0));
         checkpoint(&queue, tenant, acknowledged[acknowledged.len() - 1].1);
@@ -262,7 +262,7 @@ fn damaged_records_are_kept_aside() {
     let dir = tempfile::tempdir().expect("a directory");
     let (live, image) = (dir.path().join("live"), dir.path().join("image"));
     let (queue, _) = open(&live);
-    let tenant = queue.register(&tenant_record("shop/cart")).expect("there is room");
+    let tenant = queue.register(&tenant_record("shop/cart")).expect("there is room").id;
     append(&queue, tenant, 0..20, true);
     queue.close().expect("it closes");
     drop(queue);

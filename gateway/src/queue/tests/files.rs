@@ -1,5 +1,6 @@
 //! The whole queue with its threads, on real files and with the real sled.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
@@ -25,6 +26,7 @@ pub(super) fn config(dir: &Path) -> Config {
         inbox_bytes_max: 8 << 20,
         dead_letter_bytes_max: 8 << 20,
         min_free: MinFree::Bytes(0),
+        begin_at_tail: BTreeSet::new(),
     }
 }
 
@@ -118,7 +120,7 @@ pub(super) fn checkpoint(queue: &Queue, tenant: TenantId, acknowledged: Sequence
 fn everything_is_there_after_an_orderly_end() {
     let dir = tempfile::tempdir().expect("a directory");
     let (queue, _) = open(dir.path());
-    let tenant = queue.register(&tenant_record("shop/cart")).expect("there is room");
+    let tenant = queue.register(&tenant_record("shop/cart")).expect("there is room").id;
     fill(&queue, tenant, 200);
     let middle = read_all(&queue, tenant)[99].0;
     checkpoint(&queue, tenant, middle);
@@ -143,7 +145,7 @@ fn everything_is_there_after_an_orderly_end() {
 fn what_was_acknowledged_is_in_the_files_at_once() {
     let dir = tempfile::tempdir().expect("a directory");
     let (queue, _) = open(&dir.path().join("live"));
-    let tenant = queue.register(&tenant_record("shop/cart")).expect("there is room");
+    let tenant = queue.register(&tenant_record("shop/cart")).expect("there is room").id;
     fill(&queue, tenant, 1500);
     copy(&dir.path().join("live"), &dir.path().join("killed"));
     let (killed, recovery) = open(&dir.path().join("killed"));
@@ -158,7 +160,7 @@ fn what_was_acknowledged_is_in_the_files_at_once() {
 fn sled_may_be_damaged_in_any_way() {
     let dir = tempfile::tempdir().expect("a directory");
     let (queue, _) = open(&dir.path().join("0"));
-    let tenant = queue.register(&tenant_record("shop/cart")).expect("there is room");
+    let tenant = queue.register(&tenant_record("shop/cart")).expect("there is room").id;
     fill(&queue, tenant, 20);
     let middle = read_all(&queue, tenant)[9].0;
     checkpoint(&queue, tenant, middle);
@@ -238,7 +240,7 @@ fn a_directory_has_one_owner() {
 fn the_last_handle_ends_the_writer() {
     let dir = tempfile::tempdir().expect("a directory");
     let (queue, _) = open(dir.path());
-    let tenant = queue.register(&tenant_record("shop/cart")).expect("there is room");
+    let tenant = queue.register(&tenant_record("shop/cart")).expect("there is room").id;
     queue.append(Append { parts: smallvec![batch(tenant, 0)], sync: false, reply: None }).expect("it fits");
     drop(queue);
     let lock = std::fs::File::open(dir.path().join("lock")).expect("it is there");
@@ -254,7 +256,7 @@ fn the_last_handle_ends_the_writer() {
 fn a_newer_format_is_refused_and_left_alone() {
     let dir = tempfile::tempdir().expect("a directory");
     let (queue, _) = open(dir.path());
-    let tenant = queue.register(&tenant_record("shop/cart")).expect("there is room");
+    let tenant = queue.register(&tenant_record("shop/cart")).expect("there is room").id;
     fill(&queue, tenant, 3);
     queue.close().expect("it closes");
     let format = dir.path().join("format");
@@ -298,7 +300,7 @@ fn tenants_append_side_by_side() {
         for name in ["a/a", "a/b", "a/c", "a/d"] {
             let queue = queue.clone();
             scope.spawn(move || {
-                let tenant = queue.register(&tenant_record(name)).expect("there is room");
+                let tenant = queue.register(&tenant_record(name)).expect("there is room").id;
                 fill(&queue, tenant, 300);
                 assert_has(&queue, tenant, 300);
             });
@@ -315,8 +317,8 @@ fn tenants_append_side_by_side() {
 fn segments_are_emptied_beside_the_writer() {
     let dir = tempfile::tempdir().expect("a directory");
     let (queue, _) = open(dir.path());
-    let live = queue.register(&tenant_record("shop/live")).expect("there is room");
-    let dead = queue.register(&tenant_record("shop/dead")).expect("there is room");
+    let live = queue.register(&tenant_record("shop/live")).expect("there is room").id;
+    let dead = queue.register(&tenant_record("shop/dead")).expect("there is room").id;
     let mailbox = Arc::new(Mailbox::default());
     let mut sent = 0;
     while queue.snapshot().relocated_records == 0 {

@@ -1,6 +1,6 @@
 //! What the log takes of the disk: at most 1.5 x what is live and eight segments, whoever takes nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
@@ -63,6 +63,7 @@ fn start(disk: &Arc<SimDisk>, seed: u64) -> Parts {
         disk_bytes_max: DISK_BYTES_MAX,
         min_free: MinFree::Bytes(0),
         letter_bytes_max: 8 << 20,
+        begin_at_tail: BTreeSet::new(),
         log_id: 5,
         rng: fastrand::Rng::with_seed(seed),
         saved: None,
@@ -97,7 +98,7 @@ impl Node {
         let (reply, result) = sync_channel(1);
         let record = TenantRecord { destinations: destinations.clone(), ..tenant_record(name) };
         self.commit(vec![Request::Register(record, 1, reply)]);
-        let id = result.try_recv().expect("answered").expect("room");
+        let id = result.try_recv().expect("answered").expect("room").id;
         self.routes.insert(id, destinations);
         id
     }

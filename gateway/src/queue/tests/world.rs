@@ -22,7 +22,8 @@ use crate::queue::recovery::{Params, RecoverError, Survey, recover};
 use crate::queue::scan::scan;
 use crate::queue::stats::Stats;
 use crate::queue::{
-    Append, AppendError, Completion, CursorOf, CursorState, Departure, Recovery, Reply, Stored, TenantRecord, reader,
+    Append, AppendError, Completion, CursorOf, CursorState, Departure, Recovery, Registered, Reply, Stored,
+    TenantRecord, reader,
 };
 
 /// Small, so that a run goes through many lives of each file.
@@ -167,6 +168,7 @@ fn start(disk: &Arc<SimDisk>, meta: &mut SimMeta, seed: u64) -> Result<Parts, Re
         disk_bytes_max: DISK_BYTES_MAX,
         letter_bytes_max: 8 << 20,
         min_free: crate::queue::MinFree::Percent(15),
+        begin_at_tail: [DestinationName("tail".into())].into(),
         log_id: 77,
         rng: fastrand::Rng::with_seed(seed),
         saved,
@@ -229,16 +231,42 @@ impl World {
             answers.push(result);
         }
         self.step(group);
-        let ids: Vec<_> = answers.iter().map(|answer| answer.try_recv().expect("answered").expect("room")).collect();
+        let ids: Vec<_> = answers.iter().map(|answer| answer.try_recv().expect("answered").expect("room").id).collect();
         self.tenants.extend(&ids);
         ids
     }
 
-    pub(super) fn register_as(&mut self, record: TenantRecord) -> Result<TenantId, AppendError> {
+    /// A request, and where its answer comes.
+    pub(super) fn registration(
+        &mut self,
+        record: TenantRecord,
+    ) -> (Request, std::sync::mpsc::Receiver<Result<Registered, AppendError>>) {
         let (reply, result) = sync_channel(1);
         self.registrations += 1;
-        self.step(vec![Request::Register(record, self.registrations, reply)]);
-        let id = result.try_recv().expect("every registration is answered")?;
+        self.note_moved(&record);
+        (Request::Register(record, self.registrations, reply), result)
+    }
+
+    /// A change of destinations may move cursors up to where it is written.
+    fn note_moved(&mut self, record: &TenantRecord) {
+        let known = self.log.tenants.iter().find(|(_, tenant)| tenant.record.name == record.name);
+        let Some((id, tenant)) = known.filter(|(_, tenant)| tenant.record.destinations != record.destinations) else {
+            return;
+        };
+        for signal in Signal::ALL {
+            let names = [&tenant.record.destinations, &record.destinations].map(|of| &of[signal.index()]);
+            for name in names.into_iter().flatten() {
+                let sent = self.sent.entry((id, CursorOf::Delivery(name.clone(), signal))).or_default();
+                // Behind whatever else its group has.
+                *sent = Sequence(self.log.appender.next().0 + 1_000);
+            }
+        }
+    }
+
+    pub(super) fn register_as(&mut self, record: TenantRecord) -> Result<TenantId, AppendError> {
+        let (request, result) = self.registration(record);
+        self.step(vec![request]);
+        let id = result.try_recv().expect("every registration is answered")?.id;
         assert!(!self.going.contains_key(&id) && !self.gone.contains(&id), "a number is never given twice");
         self.leaving.remove(&id);
         if !self.tenants.contains(&id) {
@@ -471,7 +499,7 @@ impl World {
 
     /// A cursor that the log itself has moved.
     fn note_given_up(&mut self, given_up: GivenUp) {
-        let GivenUp { tenant, destination, signal, through, records } = given_up;
+        let GivenUp { tenant, destination, signal, through, records, .. } = given_up;
         let of = CursorOf::Delivery(destination, signal);
         let (acknowledged, beyond) = (through, Vec::new());
         let state = CursorState { tenant, of: of.clone(), acknowledged, beyond, delivered_items: 0 };
