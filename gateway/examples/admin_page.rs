@@ -183,6 +183,7 @@ fn sources(world: &Arc<World>, sink: &Arc<Sink>) -> Sources {
         custody: Box::new(|| None),
         lifecycle: Box::new(|| None),
         recovered: Box::new(Default::default),
+        held_bytes: Box::new(Default::default),
         tools: Box::new(|| None),
         sink: Box::new({
             let sink = sink.clone();

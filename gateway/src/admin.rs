@@ -67,6 +67,8 @@ pub struct Sources {
     /// Items that the start found undelivered in the log, by tenant and `Signal::index`. Tenants that are not attached
     /// any more are known by it.
     pub recovered: Provider<Arc<BTreeMap<TenantName, [u64; 3]>>>,
+    /// Bytes of the log that each tenant's undelivered records take.
+    pub held_bytes: Provider<BTreeMap<TenantName, u64>>,
     /// The queue itself, for `pillion queue`; `None` while there is none.
     pub tools: Provider<Option<queue::Tools>>,
     /// The embedded destination, where there is one.

@@ -46,7 +46,7 @@ mod tools;
 mod verify;
 mod writer;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
@@ -78,6 +78,7 @@ use meta::MetaInbox;
 use meta::sled::SledMeta;
 use recovery::{RecoverError, Survey};
 use stats::Stats;
+use tenants::Held;
 use writer::{Inbox, PoisonOnPanic};
 
 /// Where and how large.
@@ -129,6 +130,7 @@ struct Shared {
     index: Arc<Index<RealDisk>>,
     stats: Arc<Stats>,
     clock: Arc<Clock>,
+    held: Arc<Held>,
     /// Registrations asked for since the start.
     registrations: AtomicU64,
     writer: Mutex<Option<JoinHandle<std::io::Result<()>>>>,
@@ -489,6 +491,7 @@ impl Queue {
         // Told before the first request meets it.
         log.look_at_space(clock.now_unix_ms());
         let shared = (inbox.clone(), stats.clone(), clock.clone(), disk.clone(), index.clone());
+        let held = log.tenants.held();
         let writer = spawn(directory, shared, log, meta)
             .map_err(|source| directory::failure("starting the writer of", &config.data_dir, source))?;
         let queue = Self(Arc::new(Shared {
@@ -497,6 +500,7 @@ impl Queue {
             index,
             stats,
             clock,
+            held,
             registrations: AtomicU64::new(0),
             writer: Mutex::new(Some(writer)),
         }));
@@ -602,6 +606,12 @@ impl Queue {
     /// status that is not zero; its next start recovers what is there. Cancel safe.
     pub async fn poisoned(&self) {
         self.0.stats.poisoned().await;
+    }
+
+    /// Bytes of the log that each tenant's undelivered records take, as its share of the disk counts them; pods of one name together.
+    /// Never waits for the writer's disk.
+    pub fn held_bytes(&self) -> BTreeMap<TenantName, u64> {
+        self.0.held.by_name()
     }
 
     /// Present figures.

@@ -172,6 +172,11 @@ impl Scrape {
             "pillion_memory_used_bytes",
             "Intake memory reserved.",
             self.by_tenant(own, |tenant| tenant.memory.used),
+        )?;
+        out.gauge(
+            "pillion_tenant_queue_bytes",
+            "Bytes of the log that undelivered records take, as limits.disk counts them.",
+            self.by_tenant(own, |tenant| tenant.queue_bytes),
         )
     }
 

@@ -52,6 +52,7 @@ impl Made {
             recovered: Box::new(|| {
                 Arc::new(BTreeMap::from([(name("shop/cart"), [5, 0, 0]), (name("shop/gone"), [7, 0, 0])]))
             }),
+            held_bytes: Box::new(|| BTreeMap::from([(name("shop/cart"), 8_192), (name("shop/gone"), 808)])),
             sink: Box::new(move || sink.clone()),
         }
     }

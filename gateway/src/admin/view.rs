@@ -119,6 +119,8 @@ pub(super) struct TenantView {
     pub(super) last_refusal: Option<String>,
     pub(super) overwritten_attributes: u64,
     pub(super) recovered: Items,
+    /// Of the log, that its undelivered records take.
+    pub(super) queue_bytes: u64,
     /// Over all destinations, like the next two.
     pub(super) queued_items: u64,
     pub(super) delivered: Items,
@@ -204,6 +206,7 @@ impl Report {
                 views.push(detached(name, &at, &recovered));
             }
         }
+        add_held_bytes(&mut views, &(sources.held_bytes)());
         add_volumes(&mut views, custody.as_ref());
         views.sort_by(|a, b| a.name.cmp(&b.name));
         let destinations = destinations.iter().map(destination).collect();
@@ -373,6 +376,7 @@ fn bare(name: &TenantName, state: &'static str, site: SiteSnapshot) -> TenantVie
         last_refusal: None,
         overwritten_attributes: 0,
         recovered: Items::default(),
+        queue_bytes: 0,
         queued_items: 0,
         delivered: Items::default(),
         dead_letters: 0,
@@ -390,6 +394,15 @@ fn with_destinations(view: TenantView, recovered: Items, destinations: Vec<Tenan
         lost: destinations.iter().fold(0, |sum, at| sum.saturating_add(at.lost_total())),
         destinations,
         ..view
+    }
+}
+
+fn add_held_bytes(views: &mut [TenantView], held: &BTreeMap<TenantName, u64>) {
+    for (name, bytes) in held {
+        let shown = name.to_string();
+        if let Some(view) = views.iter_mut().find(|view| view.name == shown) {
+            view.queue_bytes = *bytes;
+        }
     }
 }
 

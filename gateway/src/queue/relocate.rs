@@ -18,6 +18,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -175,11 +176,17 @@ impl<D: Disk> Desk<D> {
                 _ => return false,
             }
         };
-        let next = match turn {
+        let target = match &turn {
+            Turn::Copy(copy) => Some(copy.target()),
+            _ => None,
+        };
+        // What it has in hand is dropped with the panic; the index has locks that survive one, the counters are atomic.
+        let next = catch_unwind(AssertUnwindSafe(|| match turn {
             Turn::Look(standing) => look(disk, index, standing),
             Turn::Copy(copy) => go_on(disk, copy, stats),
             other => other,
-        };
+        }));
+        let next = next.unwrap_or_else(|_| give_up_after_panic(disk, target));
         let is_writers = !matches!(next, Turn::Copy(_));
         let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         if !matches!(*turn, Turn::Closed) {
@@ -243,6 +250,16 @@ fn go_on<D: Disk>(disk: &D, mut copy: Box<Copy<D>>, stats: &Stats) -> Turn<D> {
             Turn::GivenUp(copy.give_up(disk))
         }
     }
+}
+
+/// A panic is taken for a failure of this job alone.
+fn give_up_after_panic<D: Disk>(disk: &D, target: Option<(SegmentKey, u64)>) -> Turn<D> {
+    tracing::error!("emptying the queue's segments panicked: they keep their space, and it is tried again in a minute");
+    if let Some((key, _)) = target {
+        // It may never have been made; what stays of it a start takes for a spare.
+        drop(disk.remove(&key.free_name()));
+    }
+    Turn::GivenUp(target.map_or(0, |(_, lent)| lent))
 }
 
 /// A copy that is about to begin.

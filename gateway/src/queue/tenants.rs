@@ -3,6 +3,8 @@
 //! Owns the table in memory. Pure: the writer appends what it says, and recovery fills it.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::budget::{Budget, Share};
 use super::footer::{ENTRY_BYTES, Entry, Range};
@@ -24,10 +26,40 @@ pub(crate) struct Tenants {
     leaving: BTreeMap<TenantId, Reply>,
     next: u32,
     snapshot_bytes: Option<u64>,
+    /// Of each, for whoever asks without the writer.
+    held: Arc<Held>,
     /// Sums over all tenants: bytes in use, guarantees, and what of those is not in use.
     used: u64,
     guaranteed: u64,
     unused: u64,
+}
+
+/// What each tenant's undelivered records take of the log, in bytes. Written by the writer, read by anyone.
+#[derive(Debug, Default)]
+pub(crate) struct Held(Mutex<BTreeMap<TenantId, (TenantName, Arc<AtomicU64>)>>);
+
+impl Held {
+    /// Tenants of one name, pods that followed each other, are one.
+    pub(crate) fn by_name(&self) -> BTreeMap<TenantName, u64> {
+        let mut out = BTreeMap::new();
+        for (name, bytes) in self.lock().values() {
+            *out.entry(name.clone()).or_insert(0) += bytes.load(Ordering::Relaxed);
+        }
+        out
+    }
+
+    fn enter(&self, id: TenantId, name: TenantName) -> Arc<AtomicU64> {
+        self.lock().entry(id).or_insert_with(|| (name, Arc::default())).1.clone()
+    }
+
+    fn leave(&self, id: TenantId) {
+        self.lock().remove(&id);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<TenantId, (TenantName, Arc<AtomicU64>)>> {
+        // Each is changed by one insertion or removal.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// One tenant.
@@ -44,6 +76,8 @@ pub(crate) struct Tenant {
     /// Which registration since the start named it last; 0: none yet.
     registered: u64,
     budget: Budget,
+    /// The budget's, as others see it.
+    held: Arc<AtomicU64>,
 }
 
 /// What a registration means for the log.
@@ -64,6 +98,7 @@ impl Tenants {
             leaving: BTreeMap::new(),
             next: next.max(1),
             snapshot_bytes: None,
+            held: Arc::default(),
             used: 0,
             guaranteed: 0,
             unused: 0,
@@ -94,6 +129,7 @@ impl Tenants {
             last: tenant.last,
             registered: 0,
             budget: Budget::default(),
+            held: Arc::default(),
         };
         self.all.iter().map(|(id, tenant)| (*id, copy(tenant))).collect()
     }
@@ -138,7 +174,8 @@ impl Tenants {
             None => {
                 let budget = Budget::default();
                 let (cursors, letters) = (BTreeMap::new(), Letters::default());
-                let tenant = Tenant { record, cursors, letters, last: Sequence::ZERO, registered: 0, budget };
+                let held = self.held.enter(id, record.name.clone());
+                let tenant = Tenant { record, cursors, letters, last: Sequence::ZERO, registered: 0, budget, held };
                 self.all.insert(id, tenant);
             }
         }
@@ -189,9 +226,10 @@ impl Tenants {
     }
 
     fn change_budget(&mut self, id: TenantId, change: impl FnOnce(&mut Budget, &TenantRecord)) {
-        let Some(Tenant { budget, record, .. }) = self.all.get_mut(&id) else { return };
+        let Some(Tenant { budget, record, held, .. }) = self.all.get_mut(&id) else { return };
         let before = (budget.used(), budget.unused(record.disk));
         change(budget, record);
+        held.store(budget.used(), Ordering::Relaxed);
         self.used = self.used - before.0 + budget.used();
         self.unused = self.unused.saturating_sub(before.1).saturating_add(budget.unused(record.disk));
     }
@@ -200,6 +238,11 @@ impl Tenants {
     #[cfg(test)]
     pub(crate) fn used_by(&self, id: TenantId) -> u64 {
         self.all.get(&id).map_or(0, |tenant| tenant.budget.used())
+    }
+
+    /// Of each tenant, as it is at any time.
+    pub(crate) fn held(&self) -> Arc<Held> {
+        self.held.clone()
     }
 
     /// Bytes of records that are not done.
@@ -241,6 +284,7 @@ impl Tenants {
     /// Forgets a tenant for good. Its number is not given again.
     pub(crate) fn forget(&mut self, id: TenantId) -> Option<Reply> {
         self.snapshot_bytes = None;
+        self.held.leave(id);
         if let Some(Tenant { record, budget, .. }) = self.all.remove(&id) {
             self.used -= budget.used();
             self.guaranteed -= record.disk.guarantee;

@@ -135,6 +135,7 @@ fn every_name_carries_the_figure_of_its_snapshot() {
         ("pillion_recovered_items_total", vec![], 5.0),
         ("pillion_connections", vec![], 2.0),
         ("pillion_memory_used_bytes", vec![], 4096.0),
+        ("pillion_tenant_queue_bytes", vec![], 8192.0),
     ] {
         assert_eq!(labelled(name, &more), Some(expected), "{name} {more:?}");
     }

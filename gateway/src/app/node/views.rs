@@ -33,6 +33,7 @@ pub(super) fn sources(stage: &Arc<Stage>, options: &WorkerOptions) -> Sources {
         }),
         queue: provider(stage, |node| node.queue.snapshot()),
         recovered: provider(stage, |node| node.recovered.clone()),
+        held_bytes: provider(stage, |node| node.queue.held_bytes()),
         sink: provider(stage, |node| node.sink.clone()),
     }
 }

@@ -73,6 +73,7 @@ fn a_poison_batch_is_isolated_from_those_it_was_merged_with() {
     assert_eq!(count(&snapshot[0], |stats| &stats.dead_letters), 1);
     assert_eq!(count(&snapshot[0], |stats| &stats.delivered), 105);
     assert_eq!(items(&backend.wait(|_| true)).len(), 105, "none twice");
+    assert_eq!(node.letters().len(), 1, "it is kept");
     node.stop(false);
 }
 
@@ -131,6 +132,53 @@ fn an_hour_of_refusals_that_are_the_destinations_own_fault_costs_nothing() {
         assert_eq!(count(&snapshot[0], |stats| &stats.delivered), 90);
         assert!(tries.load(Ordering::SeqCst) >= TRIES);
         assert!(node.letters().is_empty());
+        node.stop(false);
+    }
+}
+
+/// Scenario: the destination gives one tenant every answer that is its own fault, in turn and several times over, while it accepts what
+/// two others keep sending; then it accepts that tenant's too.
+/// Guarantees: that others are accepted is no evidence against its content: nothing becomes a dead letter, and all of it arrives once.
+#[test]
+fn refusals_of_one_tenant_that_are_the_destinations_own_fault_cost_nothing() {
+    const ROUNDS: usize = 4;
+    const HTTP: [u16; 13] = [401, 403, 404, 405, 407, 410, 415, 421, 426, 431, 451, 501, 505];
+    const GRPC: [u16; 4] = [16, 7, 5, 12];
+    for over_http in [false, true] {
+        let tries = if over_http { ROUNDS * HTTP.len() } else { ROUNDS * GRPC.len() };
+        let refused = Arc::new(AtomicUsize::new(0));
+        let counted = refused.clone();
+        let mind = move |request: &Request| {
+            if !holds(request, "a/a") {
+                return Say::Ok;
+            }
+            match counted.fetch_add(1, Ordering::SeqCst) {
+                number if number >= tries => Say::Ok,
+                number if over_http => Say::Http(HTTP[number % HTTP.len()], None),
+                number => Say::Status(GRPC[number % GRPC.len()], None),
+            }
+        };
+        let backend = if over_http { Backend::http(mind) } else { Backend::grpc(mind) };
+        let mut destination = if over_http { http(&backend) } else { grpc(&backend) };
+        let millis = Duration::from_millis;
+        destination.retry = Retry { initial_interval: millis(1), max_interval: millis(1) };
+        let dir = tempfile::tempdir().expect("a directory");
+        let node = Node::start(dir.path(), vec![destination]);
+        let [one, second, third] = ["a/a", "b/b", "c/c"].map(|name| node.tenant(name));
+        node.commit(one, &["a/a alone"]);
+        let mut others = 0;
+        while refused.load(Ordering::SeqCst) < tries {
+            // The evidence that content is judged by: something was accepted since.
+            for (name, id) in [("b/b", second), ("c/c", third)] {
+                node.commit(id, &[&format!("{name} {others}")]);
+                others += 1;
+            }
+            backend.wait(|requests| unique(requests).iter().filter(|item| !item.starts_with("a/a")).count() == others);
+            assert!(node.letters().is_empty(), "{:?}", node.snapshot());
+        }
+        backend.wait(|requests| unique(requests).len() == others + 1);
+        let snapshot = node.wait(|snapshot| queued(snapshot) == 0);
+        assert_eq!(count(&snapshot[0], |stats| &stats.dead_letters), 0);
         node.stop(false);
     }
 }

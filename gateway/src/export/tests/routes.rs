@@ -83,3 +83,22 @@ fn what_a_removed_destination_had_not_got_is_counted_once() {
     assert_eq!((down.wait_for(11).len(), up.wait_for(81).len(), late.wait_for(11).len()), (11, 81, 11));
     node.stop(false);
 }
+
+/// Scenario: of a tenant's two destinations one takes nothing, the other one everything; the node is started again.
+/// Guarantees: what waits is told for the one alone: the other one's lane is caught up from the start on, without any traffic.
+#[test]
+fn a_lane_that_has_everything_shows_nothing_at_a_start() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (down, up) = (Backend::grpc(|_| Say::Status(14, None)), Backend::grpc(|_| Say::Ok));
+    let node = Node::start(dir.path(), vec![grpc(&down), grpc(&up)]);
+    let id = node.tenant("a/a");
+    names("a/a", 0..50).iter().for_each(|name| node.commit(id, &[name]));
+    node.wait(|snapshot| {
+        queued(&snapshot[..1]) == 50 && queued(&snapshot[1..]) == 0 && node.has_saved_logs(&node.names[1])
+    });
+    node.stop(false);
+
+    let node = Node::start(dir.path(), vec![grpc(&down), grpc(&up)]);
+    node.wait(|snapshot| snapshot[0].failures > 0);
+    assert_eq!(node.stop(false).kept_items, 50);
+}

@@ -64,6 +64,8 @@ pub(crate) struct Faults {
     pub(crate) free: u64,
     /// The n-th call from now that can allocate finds no space; 0: none.
     pub(crate) full_in: u64,
+    /// The n-th read from now panics; 0: none.
+    pub(crate) read_panics_in: u64,
 }
 
 #[derive(Debug, Default, Clone)]
@@ -378,6 +380,8 @@ impl Disk for SimDisk {
     }
 
     fn read_at(&self, file: &SimFile, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let panics = due(&mut self.lock().faults.read_panics_in);
+        assert!(!panics, "a read that was to panic");
         let mut inner = self.lock();
         let Inode { now, unreadable, .. } = inner.inode(file)?;
         let start = usize::try_from(offset).expect("a small file").min(now.len());

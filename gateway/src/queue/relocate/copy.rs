@@ -109,6 +109,11 @@ impl<D: Disk> Copy<D> {
         }
     }
 
+    /// What it copies to, and how much room it was given.
+    pub(super) fn target(&self) -> (SegmentKey, u64) {
+        (self.target.key, self.lent)
+    }
+
     /// Lets the file go. Gives back how much room it was given.
     pub(super) fn give_up(self, disk: &D) -> u64 {
         if self.target.file.is_some() {

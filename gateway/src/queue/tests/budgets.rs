@@ -250,3 +250,25 @@ fn nothing_is_given_up_before_the_commit() {
     assert_eq!(world.append(tenant, true, &[950]), Err(AppendError::Poisoned));
     assert!(world.given_up.is_empty());
 }
+
+/// Scenario: two tenants send, one of them has everything delivered, the log is started again, and it is forgotten.
+/// Guarantees: what is told of each is what its share of the disk is charged with, at any time, and nothing of who is gone.
+#[test]
+fn what_each_tenant_holds_is_told() {
+    let mut world = World::new(1);
+    let [cart, pay] = ["shop/cart", "shop/pay"].map(|name| register(&mut world, name, 0, u64::MAX));
+    let told = |world: &World| -> Vec<u64> { world.log.tenants.held().by_name().into_values().collect() };
+    world.append(cart, true, &[950]).expect("there is room");
+    let last = world.append(pay, true, &[2_000]).expect("there is room");
+    let charged = |world: &World| [cart, pay].map(|id| world.log.tenants.used_by(id));
+    assert_eq!(told(&world), charged(&world));
+    assert!(charged(&world)[0] >= 950 && charged(&world)[1] >= 2_000);
+    world.acknowledge(pay, last);
+    world.restart(Crash::Kill, false);
+    assert_eq!(told(&world), charged(&world));
+    world.acknowledge(pay, last);
+    assert_eq!((told(&world)[1], charged(&world)[1]), (0, 0));
+    world.leave(&[world.departure(pay)], &std::sync::Arc::default());
+    world.step(Vec::new());
+    assert_eq!(told(&world).len(), 1);
+}

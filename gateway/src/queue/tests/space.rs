@@ -539,3 +539,31 @@ fn what_cannot_be_read_today_may_be_tomorrow() {
     world.disk.set_faults(Faults::default());
     assert_eq!(sequences(&mut world), before);
 }
+
+/// Scenario: at each of its reads in turn, a look or a copy of a relocation panics; a minute later it is tried again.
+/// Guarantees: it is given up like one that has failed: nothing stays lent and no file is left behind, appends go on, and the next
+/// try empties the segments.
+#[test]
+fn a_panic_of_a_relocation_is_a_failure_of_that_one() {
+    let mut panicked = 0;
+    for read in 1.. {
+        let (mut world, dead, live) = due(2);
+        let expected = world.read(dead, Sequence::ZERO).len();
+        let files = |world: &World| world.disk.list().expect("it lists").len();
+        let before = (files(&world), world.log.appender.space.disk_bytes());
+        world.disk.set_faults(Faults { read_panics_in: read, ..Faults::default() });
+        relocate(&mut world);
+        if world.log.relocation.change_overs > 0 {
+            break;
+        }
+        panicked += 1;
+        assert_eq!((files(&world), world.log.appender.space.disk_bytes()), before, "read {read}");
+        world.disk.set_faults(Faults::default());
+        fill(&mut world, dead, live);
+        world.now += 61_000;
+        relocate(&mut world);
+        assert!(world.log.relocation.change_overs > 0, "read {read}: it is tried again");
+        assert_eq!(world.read(dead, Sequence::ZERO).len(), expected + 1);
+    }
+    assert!(panicked > 3, "{panicked} reads were made to panic");
+}
