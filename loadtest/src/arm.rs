@@ -41,6 +41,8 @@ pub struct Site<'a> {
     pub sink_port: u16,
     /// For configuration, data and logs; empty.
     pub dir: &'a Path,
+    /// The filesystem of `dir`/data is so small that what is to stay free of it by default is not there.
+    pub is_disk_small: bool,
     /// Where agents are started in.
     pub cage: &'a Cage,
 }

@@ -39,10 +39,11 @@ use crate::ledger::Ledger;
 use crate::limits::{Cage, Limits};
 use crate::measure::{Memory, Usage, memory_available};
 use crate::network::Network;
-use crate::profile::{Profile, SHOP};
+use crate::profile::Profile;
 use crate::scenario::{Deed, Scenario};
 use crate::schedule::{Rates, Schedule};
 use crate::sink::{Fault, Keep, Pace, Sink, Taker};
+use crate::small_disk::SmallDisk;
 use crate::template::Plan;
 
 /// The sink's port where it has a network of its own.
@@ -245,6 +246,7 @@ pub fn run(
         pods: scenario.pods,
         sink_port: bench.sink.address().port(),
         dir: options.dir,
+        is_disk_small: scenario.disk_mib.is_some(),
         cage: &cage,
     };
     let available = memory_available().ok();
@@ -308,13 +310,19 @@ struct Bench<'a> {
     sink: Sink,
     scenario: &'a Scenario,
     options: Options<'a>,
+    disk: Option<SmallDisk>,
     /// Pods that were replaced, one after the other.
     replaced: std::cell::Cell<usize>,
 }
 
 impl<'a> Bench<'a> {
     fn new(arm: &dyn Arm, scenario: &'a Scenario, options: Options<'a>, pinning: &Pinning) -> Result<Self> {
-        let plan = Arc::new(Plan::new(&Profile::parse(SHOP)?, options.seed, scenario.pods, scenario.batch())?);
+        let plan = Arc::new(Plan::new(
+            &Profile::parse(scenario.profile.text())?,
+            options.seed,
+            scenario.pods,
+            scenario.batch(),
+        )?);
         let resource = vec![("service.name".to_owned(), "cart".to_owned())];
         let attested = arm.attests().map(str::to_owned);
         let judge = Arc::new(Judge::new(Settings { plan: plan.clone(), attested, resource }));
@@ -329,7 +337,8 @@ impl<'a> Bench<'a> {
         };
         let sink = pinning.as_load(|| Sink::start((Ipv4Addr::UNSPECIFIED, port).into(), Keep::Hand(taker)))??;
         let ledger = Arc::new(Ledger::new(scenario.pods));
-        Ok(Self { plan, ledger, judge, sink, scenario, options, replaced: std::cell::Cell::new(0) })
+        let disk = scenario.disk_mib.map(|mib| SmallDisk::mount(options.dir.join("data"), mib)).transpose()?;
+        Ok(Self { plan, ledger, judge, sink, scenario, options, disk, replaced: std::cell::Cell::new(0) })
     }
 
     /// Sends, on a thread of its own; this one looks on and does what is to happen.
@@ -394,11 +403,17 @@ impl<'a> Bench<'a> {
                 self.sink.answer(Pace::Now);
                 self.sink.fail_with(Fault::None);
             }
+            Deed::DiskFull => self.disk()?.fill()?,
+            Deed::DiskFree => self.disk()?.free()?,
             Deed::AgentKilled => running.restart(End::Killed)?,
             Deed::AgentRestarted => running.restart(End::Graceful)?,
             Deed::PodReplaced => running.replace(self.next_pod())?,
         }
         Ok(())
+    }
+
+    fn disk(&self) -> Result<&SmallDisk> {
+        self.disk.as_ref().context("a disk that fills up has a size: see Scenario::check")
     }
 
     fn next_pod(&self) -> usize {

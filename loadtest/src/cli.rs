@@ -53,7 +53,9 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Task::Baselines { only, cache } => baselines(&only, cache),
-        Task::Report { old, new, assertions } => tell_again(&old, new.as_deref(), assertions.as_deref()),
+        Task::Report { old, new, assertions, out } => {
+            tell_again(&old, new.as_deref(), assertions.as_deref(), out.as_deref())
+        }
         Task::Cost { result, cluster } => {
             print(format_args!("{}", report::cost(&report::read(&result)?, &cluster.cluster())))?;
             Ok(ExitCode::SUCCESS)
@@ -80,7 +82,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
 }
 
 /// A comparison that was made, or what changed since; and whether what must hold does.
-fn tell_again(old: &Path, new: Option<&Path>, assertions: Option<&Path>) -> Result<ExitCode> {
+fn tell_again(old: &Path, new: Option<&Path>, assertions: Option<&Path>, out: Option<&Path>) -> Result<ExitCode> {
     let assertions = assertions.map(Assertions::load).transpose()?;
     let old = report::read(old)?;
     let last = match new {
@@ -94,6 +96,9 @@ fn tell_again(old: &Path, new: Option<&Path>, assertions: Option<&Path>) -> Resu
             old
         }
     };
+    if let Some(out) = out {
+        report::write(&last, out)?;
+    }
     let holds = check(assertions.as_ref(), &[&last])?;
     Ok(if holds { ExitCode::SUCCESS } else { ExitCode::from(BROKEN) })
 }

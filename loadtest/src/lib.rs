@@ -7,7 +7,8 @@
 //! - [`schedule`] says when each request is due, [`generator`] sends it then.
 //!
 //! What is compared, and how:
-//! - [`scenario`] is a file that says what is done; [`network`] gives each pod a namespace; [`arm`] starts what is compared.
+//! - [`scenario`] is a file that says what is done; [`network`] gives each pod a namespace; [`arm`] starts what is compared,
+//!   on a [`small_disk`] where one fills up.
 //! - [`baselines`] gets what others make into a cache; [`limits`] gives every agent the same memory.
 //! - [`cell`] is one run of one arm, measured; [`verdict`] says what may be said of several.
 //! - [`saturate`] counts spans per CPU-second in a closed loop, beside the floor.
@@ -45,6 +46,7 @@ pub mod saturate;
 pub mod scenario;
 pub mod schedule;
 pub mod sink;
+pub mod small_disk;
 pub mod template;
 pub mod verdict;
 pub mod wire;

@@ -25,6 +25,9 @@ use crate::identity::{Signal, pod_name};
 /// The one that is used unless a scenario names another.
 pub const SHOP: &str = include_str!("../profiles/shop.toml");
 
+/// Attributes with a value of their own in each item.
+pub const CARDINAL: &str = include_str!("../profiles/cardinal.toml");
+
 /// The resource attribute that says which pod's an item is, as the pod itself says it.
 pub const INSTANCE: &str = "service.instance.id";
 

@@ -17,6 +17,8 @@
 //! phases = [{at = 2.0, factor = 20.0}, {at = 7.0, factor = 1.0}]
 //! noisy = {pods = 1, factor = 50.0}
 //! events = [{at = 3.0, do = "backend-down"}, {at = 8.0, do = "backend-up"}]
+//! disk_mib = 256                # of a filesystem of its own under the agent's data; needed by "disk-full"
+//! profile = "shop"              # or "cardinal": what is sent
 //! allow = ["lost", "duplicated"]
 //! ```
 
@@ -28,21 +30,26 @@ use serde::{Deserialize, Serialize};
 
 use crate::generator::{Bounds, Compression, Protocol, Transport};
 use crate::identity::PODS_MAX;
+use crate::profile::{CARDINAL, SHOP};
 use crate::schedule::{Arrivals, Phase, Rates};
 use crate::template::Batch;
 
 /// Those that come with the program: name and text.
 pub const COMMITTED: &[(&str, &str)] = &[
     ("agent-killed", include_str!("../scenarios/agent-killed.toml")),
+    ("agent-restarted", include_str!("../scenarios/agent-restarted.toml")),
     ("backend-down", include_str!("../scenarios/backend-down.toml")),
     ("backend-slow", include_str!("../scenarios/backend-slow.toml")),
     ("burst", include_str!("../scenarios/burst.toml")),
+    ("disk-full", include_str!("../scenarios/disk-full.toml")),
     ("few-large", include_str!("../scenarios/few-large.toml")),
+    ("high-cardinality", include_str!("../scenarios/high-cardinality.toml")),
     ("idle", include_str!("../scenarios/idle.toml")),
     ("many-small", include_str!("../scenarios/many-small.toml")),
     ("mixed", include_str!("../scenarios/mixed.toml")),
     ("new-connections", include_str!("../scenarios/new-connections.toml")),
     ("noisy-neighbour", include_str!("../scenarios/noisy-neighbour.toml")),
+    ("pod-churn", include_str!("../scenarios/pod-churn.toml")),
     ("quick", include_str!("../scenarios/quick.toml")),
     ("steady", include_str!("../scenarios/steady.toml")),
 ];
@@ -97,6 +104,12 @@ pub struct Scenario {
     /// What happens meanwhile, in order of time.
     #[serde(default)]
     pub events: Vec<Event>,
+    /// MiB of a filesystem of its own under the agent's data; without it, wherever --scratch is.
+    #[serde(default)]
+    pub disk_mib: Option<u64>,
+    /// What is sent.
+    #[serde(default)]
+    pub profile: Contents,
     /// Mistakes that are not held against an arm: what the scenario does makes them fair.
     #[serde(default)]
     pub allow: Vec<Allowed>,
@@ -163,12 +176,37 @@ pub enum Deed {
     AgentRestarted,
     /// What is in one pod is asked to end and started again, pod after pod.
     PodReplaced,
+    /// Somebody else's file takes all that is left of the agent's disk.
+    DiskFull,
+    /// It is removed.
+    DiskFree,
 }
 
 impl Deed {
     /// What a process has spent and was not seen before is gone with it.
     pub fn ends_a_process(self) -> bool {
         matches!(self, Self::AgentKilled | Self::AgentRestarted | Self::PodReplaced)
+    }
+}
+
+/// What is sent: a committed profile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Contents {
+    /// An ordinary application's.
+    #[default]
+    Shop,
+    /// Attributes with thousands of values.
+    Cardinal,
+}
+
+impl Contents {
+    /// The profile's text.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Shop => SHOP,
+            Self::Cardinal => CARDINAL,
+        }
     }
 }
 
@@ -245,6 +283,9 @@ impl Scenario {
         ensure!(self.phases.is_sorted_by(|a, b| a.at <= b.at), "phases: in order of time");
         ensure!(self.events.is_sorted_by(|a, b| a.at <= b.at), "events: in order of time");
         ensure!(self.events.iter().all(|event| event.at >= 0.0 && event.at <= self.seconds), "events: within the run");
+        let needs_disk = self.events.iter().any(|event| matches!(event.what, Deed::DiskFull | Deed::DiskFree));
+        ensure!(!needs_disk || self.disk_mib.is_some(), "disk_mib: a disk that fills up needs a size");
+        ensure!(self.disk_mib.is_none_or(|mib| (1..=4096).contains(&mib)), "disk_mib: 1 to 4096");
         if let Some(noisy) = self.noisy {
             ensure!(noisy.pods < self.pods && positive(noisy.factor), "noisy: fewer than all pods, a factor above 0");
         }
@@ -359,6 +400,7 @@ mod tests {
             ("shares", "shares = {logs = 1.0}"),
             ("events", "events = [{at = 2.0, do = \"backend-up\"}]"),
             ("phases", "phases = [{at = 0.5, factor = 1.0}, {at = 0.2, factor = 1.0}]"),
+            ("disk_mib", "events = [{at = 0.5, do = \"disk-full\"}]"),
             ("timeout", "timeout = 0.0"),
             ("outstandin", "outstandin = 3"),
         ] {

@@ -113,6 +113,7 @@ impl Pillion {
             let name = pod_name(pod);
             format!("  shop/{name}: {{socket_dir: {dir}/{name}, uid: 7d1f3a52-0000-4000-8000-{pod:012}}}\n")
         });
+        let min_free = if site.is_disk_small { ", min_free: 4MiB" } else { "" };
         let limits = match self.quota {
             Quota::Default => "",
             Quota::Open => {
@@ -121,7 +122,7 @@ impl Pillion {
             }
         };
         format!(
-            "node: {{data_dir: {dir}/data, admin: \"127.0.0.1:4380\", name: node-1}}
+            "node: {{data_dir: {dir}/data, admin: \"127.0.0.1:4380\", name: node-1{min_free}}}
 defaults: {{ack: {ack}, destinations: [backend]{limits}}}
 destinations:
   backend: {{protocol: grpc, endpoint: \"http://{}\", compression: none, merge: {merge}, allow: [\"*\"]}}

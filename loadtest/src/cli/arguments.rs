@@ -82,6 +82,9 @@ pub(super) enum Task {
         /// What must hold of the last one, a file; exit status 4 when it does not
         #[arg(long = "assert", value_name = "FILE")]
         assertions: Option<PathBuf>,
+        /// Writes the files of the last one again, as this version does
+        #[arg(long)]
+        out: Option<PathBuf>,
     },
     /// Tells what a cluster would take, by a comparison that was made
     Cost {

@@ -15,7 +15,6 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
 use super::{Compression, Protocol, Target, Transport};
-use crate::client::send_all;
 use crate::identity::Signal;
 use crate::item::messages;
 use crate::wire::{Fields, Value};
@@ -175,7 +174,9 @@ impl Link {
 
 async fn call(sender: SendRequest<Bytes>, request: Request<()>, body: Bytes) -> Result<Answer> {
     let (response, mut stream) = sender.ready().await?.send_request(request, false)?;
-    send_all(&mut stream, body).await?;
+    // Without waiting for capacity: headers and body leave in one write. What waits for a window is bounded by the requests
+    // that may be under way.
+    stream.send_data(body, true)?;
     let response = response.await?;
     if let Some(status) = grpc_status(response.headers()) {
         return Ok(if status == 0 { Answer::Accepted } else { Answer::Refused(status) });

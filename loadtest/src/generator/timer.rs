@@ -1,5 +1,6 @@
 //! Waiting for a point in time to the microsecond: a timerfd, because the runtime's own timers count in milliseconds.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -12,6 +13,8 @@ use tokio::io::unix::AsyncFd;
 #[derive(Debug)]
 pub(super) struct Timer {
     fd: AsyncFd<OwnedFd>,
+    /// What it is set to: it is asked for the same deadline again after every other event.
+    set: Cell<Option<Instant>>,
 }
 
 impl Timer {
@@ -21,24 +24,24 @@ impl Timer {
     )]
     pub(super) fn new() -> io::Result<Self> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
-        Ok(Self { fd: AsyncFd::new(timerfd_create(TimerfdClockId::Monotonic, flags)?)? })
+        Ok(Self { fd: AsyncFd::new(timerfd_create(TimerfdClockId::Monotonic, flags)?)?, set: Cell::new(None) })
     }
 
     /// Returns at `deadline`, at once when that is past. Setting it anew forgets the one before.
     pub(super) async fn until(&self, deadline: Instant) -> io::Result<()> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Ok(());
-        }
-        timerfd_settime(self.fd.get_ref(), TimerfdTimerFlags::empty(), &once(left))?;
         loop {
-            let mut ready = self.fd.readable().await?;
-            let mut expirations = [0; 8];
-            match ready.try_io(|fd| Ok(rustix::io::read(fd.get_ref(), &mut expirations)?)) {
-                Ok(read) => return read.map(|_| ()),
-                // Readiness of a deadline that was replaced.
-                Err(_would_block) => {}
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
             }
+            if self.set.get() != Some(deadline) {
+                timerfd_settime(self.fd.get_ref(), TimerfdTimerFlags::empty(), &once(left))?;
+                self.set.set(Some(deadline));
+            }
+            // Its count of expirations is never read: each of them is an edge, and the clock says whether it was this deadline's.
+            self.fd.readable().await?.clear_ready();
+            // Set anew if it was that of a deadline before.
+            self.set.set(None);
         }
     }
 }

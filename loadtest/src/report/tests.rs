@@ -97,6 +97,17 @@ fn void_runs_say_why_and_what_holds() {
     }
 }
 
+/// Scenario: an agent is killed, which makes repeats fair, and there were some.
+/// Guarantees: they are no fault, and they are told: nobody reads that everything arrived once.
+#[test]
+fn what_is_fair_is_told_all_the_same() {
+    let mut comparison = comparison();
+    comparison.scenario.allow = vec![crate::scenario::Allowed::Duplicated];
+    comparison.cells[1].account.duplicated = 30;
+    let told: Vec<String> = verdict(&comparison).into_iter().filter(|line| line.starts_with("pillion:")).collect();
+    assert!(told[0].contains("0 were lost and 30 arrived once more"), "{told:?}");
+}
+
 /// Scenario: an arm whose working set is near its PSS, and one whose is twice that.
 /// Guarantees: only the second is told, with both figures.
 #[test]

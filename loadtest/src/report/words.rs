@@ -36,11 +36,7 @@ pub fn verdict(comparison: &Comparison) -> Vec<String> {
         match (runs, found.as_slice()) {
             (0, _) => {}
             (_, []) => {
-                let items: u64 = comparison.of(&arm.name).map(|cell| cell.account.acknowledged).sum();
-                out.push(format!(
-                    "{}: all {items} acknowledged items arrived once, unchanged, under their pod's name",
-                    arm.name
-                ));
+                out.push(account(comparison, &arm.name));
             }
             (_, found) => out.extend(found.iter().map(|what| format!("FAULT {}: {what}", arm.name))),
         }
@@ -116,6 +112,20 @@ fn noise(comparison: &Comparison) -> Vec<String> {
         ));
     }
     out
+}
+
+/// What became of the items of an arm without a mistake. What a scenario makes fair is told all the same.
+fn account(comparison: &Comparison, arm: &str) -> String {
+    let sum = |of: fn(&Cell) -> u64| comparison.of(arm).map(of).sum::<u64>();
+    let items = sum(|cell| cell.account.acknowledged);
+    let (lost, repeated) = (sum(|cell| cell.account.lost), sum(|cell| cell.account.duplicated));
+    if lost + repeated == 0 {
+        return format!("{arm}: all {items} acknowledged items arrived once, unchanged, under their pod's name");
+    }
+    format!(
+        "{arm}: of {items} acknowledged items {lost} were lost and {repeated} arrived once more, which this scenario makes fair; \
+         the others arrived once, unchanged, under their pod's name"
+    )
 }
 
 fn reasons(comparison: &Comparison, arm: &str) -> String {
