@@ -15,6 +15,7 @@ pub mod csi;
 pub mod exit;
 pub mod inject;
 pub mod node;
+mod output;
 pub mod queue;
 pub mod send;
 pub mod standalone;

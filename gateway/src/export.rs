@@ -61,6 +61,23 @@ pub struct Deps {
     pub sink: Option<Arc<Sink>>,
     /// Bytes that requests being built, sent or retried may hold, over all destinations.
     pub buffer_bytes_max: usize,
+    /// When data of ack memory goes to the log.
+    pub spill: Spill,
+}
+
+/// When data that is only in memory goes to the log.
+#[derive(Debug, Clone, Copy)]
+pub struct Spill {
+    /// After it has waited so long for its destinations.
+    pub patience: Duration,
+    /// In a drain, so long before its deadline: a group commit has to fit in.
+    pub reserve: Duration,
+}
+
+impl Default for Spill {
+    fn default() -> Self {
+        Self { patience: Duration::from_secs(1), reserve: Duration::from_millis(500) }
+    }
 }
 
 /// A tenant whose records are to be delivered.
@@ -88,6 +105,7 @@ pub struct Exporter {
     queue: Queue,
     desk: Arc<Desk>,
     gauges: Gauges,
+    reserve: Duration,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -146,7 +164,7 @@ impl Exporter {
     /// Starts the export thread.
     pub fn start(deps: Deps) -> Result<Self, StartError> {
         let desk = Arc::new(Desk::default());
-        let queue = deps.queue.clone();
+        let (queue, reserve) = (deps.queue.clone(), deps.spill.reserve);
         let gauges = Gauges::of(deps.destinations.keys().cloned());
         let (started, result) = sync_channel(1);
         let thread = std::thread::Builder::new().name("export".to_owned()).spawn({
@@ -156,7 +174,7 @@ impl Exporter {
         let thread = thread.map_err(|error| not_started("", &format!("starting the export thread: {error}")))?;
         // The thread builds what it owns: connections and TLS settings are not shared between threads.
         let result = result.recv().unwrap_or_else(|_| Err(not_started("", "the export thread ended at its start")));
-        result.map(|()| Self { queue, desk, gauges, thread: Mutex::new(Some(thread)) })
+        result.map(|()| Self { queue, desk, gauges, reserve, thread: Mutex::new(Some(thread)) })
     }
 
     /// Begins, or changes, the delivery of a tenant. Never blocks.
@@ -187,7 +205,13 @@ impl Exporter {
         if let Some(thread) = thread {
             let (done, wait) = sync_channel(1);
             let length = deadline.saturating_duration_since(Instant::now());
-            self.desk.leave(Order::Drain(DrainOrder { deliver, deadline, length, cut_off: false, done }));
+            self.desk.leave(Order::Drain(DrainOrder {
+                deliver,
+                deadline,
+                reserve: self.reserve,
+                cut_off: false,
+                done,
+            }));
             // Past the deadline a read of the log may hold the thread; the process ends without it.
             if wait.recv_timeout(length + DRAIN_GRACE) == Err(RecvTimeoutError::Timeout) {
                 tracing::warn!("the export thread does not end; leaving it behind");
@@ -224,7 +248,7 @@ fn run(deps: Deps, desk: Arc<Desk>, gauges: Gauges, started: &SyncSender<Result<
     };
     // As above: the caller waits.
     let _ = started.send(Ok(()));
-    let engine = Engine::new(deps.queue, deps.handoff, desk, (outlets, gauges));
+    let engine = Engine::new(deps.queue, deps.handoff, desk, (outlets, gauges), deps.spill.patience);
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, engine.run());
     drop(local);

@@ -147,6 +147,9 @@ impl Drop for Driver {
         // Already gone is what is wanted.
         drop(self.child.kill());
         drop(self.child.wait());
+        if std::thread::panicking() {
+            eprintln!("the driver said:\n{}", self.log());
+        }
     }
 }
 

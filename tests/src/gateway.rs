@@ -184,6 +184,9 @@ impl Drop for Gateway {
         // Already gone is what is wanted.
         drop(self.child.kill());
         drop(self.child.wait());
+        if std::thread::panicking() {
+            eprintln!("the gateway said:\n{}", self.log());
+        }
     }
 }
 

@@ -60,6 +60,11 @@ impl Lines {
         }
     }
 
+    /// Passes over what was said before now.
+    pub fn skip(&self) {
+        self.shared.0.lock().unwrap_or_else(PoisonError::into_inner).unread.clear();
+    }
+
     /// Everything so far.
     pub fn all(&self) -> String {
         self.shared.0.lock().unwrap_or_else(PoisonError::into_inner).all.join("\n")

@@ -85,8 +85,9 @@ impl Pod {
         Self { child, input, output, errors }
     }
 
-    /// Waits until so many more steps of [`PROGRESS`] requests were acknowledged.
+    /// Waits until so many more steps of [`PROGRESS`] requests were acknowledged, from now on.
     pub fn wait_for_progress(&self, steps: usize) {
+        self.output.skip();
         for _ in 0..steps {
             self.output.wait_for("acked");
         }
@@ -120,6 +121,11 @@ impl Pod {
         }
     }
 
+    /// Waits until the shim or a client has said so.
+    pub fn wait_for_error(&self, text: &str) {
+        self.errors.wait_for(text);
+    }
+
     /// What the shim and the clients said.
     pub fn errors(&self) -> String {
         self.errors.all()
@@ -139,5 +145,8 @@ impl Drop for Pod {
         // --kill-child takes the first process along, and the kernel everything else in its PID namespace.
         drop(self.child.kill());
         drop(self.child.wait());
+        if std::thread::panicking() {
+            eprintln!("the pod said:\n{}", self.errors());
+        }
     }
 }

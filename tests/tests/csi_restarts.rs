@@ -82,6 +82,8 @@ fn a_pod_is_served_through_every_restart_around_it() {
     gateway.kill_all();
     driver = Driver::start(NODE, &paths);
     gateway = Gateway::start_again(NODE, dir.path());
+    // What nobody has handed over yet ends with a driver that is stopped.
+    driver.wait_for_line("the gateway serves a pod");
     pod.wait_for_progress(2);
 
     assert!(driver.stop().success());

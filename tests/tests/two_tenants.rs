@@ -23,7 +23,7 @@ destinations:
   backend: {{allow: [\"*\"], protocol: grpc, endpoint: \"http://{backend}\"}}
 tenants:
   shop/cart: {{socket_dir: DIR/cart, uid: 11111111-aaaa-bbbb-cccc-000000000001}}
-  shop/noisy: {{socket_dir: DIR/noisy, uid: 11111111-aaaa-bbbb-cccc-000000000002, policy: {{limits: {{requests_per_second: 5}}}}}}
+  shop/noisy: {{socket_dir: DIR/noisy, uid: 11111111-aaaa-bbbb-cccc-000000000002, policy: {{limits: {{requests_per_second: 1}}}}}}
 "
     )
 }

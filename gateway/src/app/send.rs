@@ -29,6 +29,7 @@ use tokio::net::TcpStream;
 
 use super::cli::SendArgs;
 use super::exit::Exit;
+use super::output;
 use crate::base::Signal;
 use crate::config::DestinationKind;
 
@@ -49,11 +50,11 @@ pub fn run(args: &SendArgs) -> ExitCode {
     match outcome {
         Ok(()) => {
             let (count, plural) = (args.count, if args.count == 1 { "" } else { "s" });
-            println!(
-                "accepted by {}: {count} span{plural}, {count} data point{plural}, {count} log record{plural}",
+            output::line(format_args!(
+                "accepted by {}: {count} span{plural}, {count} data point{plural}, {count} log record{plural}\n\
+                 they are called service.name={SERVICE}",
                 args.endpoint
-            );
-            println!("they are called service.name={SERVICE}");
+            ));
             Exit::Ok.into()
         }
         Err(message) => {

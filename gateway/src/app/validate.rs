@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use super::cli::{Output, ValidateArgs};
 use super::exit::Exit;
+use super::output;
 use crate::config::{Config, ConfigError};
 
 /// Checks the file and prints the outcome: a valid one to stdout, mistakes to stderr, JSON always to stdout.
@@ -14,12 +15,12 @@ pub fn run(args: &ValidateArgs) -> ExitCode {
     let outcome = Config::load(&args.file);
     let exit = if outcome.is_ok() { Exit::Ok } else { Exit::Config };
     match (args.output, &outcome) {
-        (Output::Json, outcome) => println!("{}", json(&args.file, outcome)),
+        (Output::Json, outcome) => output::line(json(&args.file, outcome)),
         (Output::Text, Ok(config)) => {
             for warning in config.warnings() {
                 eprintln!("warning: {}: {warning}", args.file.display());
             }
-            println!("{}", summary(&args.file, config));
+            output::line(summary(&args.file, config));
         }
         (Output::Text, Err(errors)) => print_errors(errors),
     }

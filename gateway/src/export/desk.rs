@@ -30,8 +30,8 @@ pub(crate) enum Order {
 pub(crate) struct DrainOrder {
     pub(crate) deliver: bool,
     pub(crate) deadline: Instant,
-    /// From the order to the deadline.
-    pub(crate) length: Duration,
+    /// Kept of the deadline for a group commit.
+    pub(crate) reserve: Duration,
     /// Requests in flight are no longer waited for.
     pub(crate) cut_off: bool,
     pub(crate) done: SyncSender<()>,

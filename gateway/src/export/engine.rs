@@ -171,6 +171,7 @@ impl Engine {
         handoff: Arc<Handoff>,
         desk: Arc<Desk>,
         (outlets, gauges): (Vec<Outlet>, Gauges),
+        patience: Duration,
     ) -> Self {
         let by_name = outlets.iter().enumerate().map(|(index, outlet)| (outlet.gauge.name().clone(), index)).collect();
         Self {
@@ -182,7 +183,7 @@ impl Engine {
             by_name,
             tenants: HashMap::new(),
             lanes: Lanes::default(),
-            volatiles: Volatiles::default(),
+            volatiles: Volatiles::new(patience),
             flights: FuturesUnordered::new(),
             reads: FuturesUnordered::new(),
             mailbox: Arc::default(),

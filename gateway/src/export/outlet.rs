@@ -177,7 +177,9 @@ impl Outlet {
     pub(crate) fn read_bytes(&self, now: Instant) -> Option<usize> {
         let share = self.held_max / 4 / self.behind.len().max(1);
         let bytes = share.clamp(READ_BYTES_MIN, READ_BYTES_MAX);
-        let room = self.held.get() == 0 || self.held.get() + bytes <= self.held_max;
+        // What is held may be what cannot be given back: records under suspicion. A probe from the log is one read.
+        let probing = !self.takes() && self.probe == Probe::Backlog;
+        let room = probing || self.held.get() == 0 || self.held.get() + bytes <= self.held_max;
         let probes = self.starved || self.probe == Probe::Backlog;
         let wanted = self.takes() || (self.permits(now) && probes);
         (room && wanted).then_some(bytes)

@@ -10,9 +10,6 @@ use smallvec::SmallVec;
 
 use crate::base::{Batch, TenantId};
 
-/// How long a batch may wait for its destinations before it goes to the log.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
-
 /// How far one destination is with a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
@@ -32,8 +29,10 @@ pub(crate) struct Volatile {
 }
 
 /// All of them. Bounded by the ledger, whose guards they hold.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Volatiles {
+    /// How long a batch may wait for its destinations before it goes to the log.
+    patience: Duration,
     entries: HashMap<u64, Volatile>,
     /// In order of time.
     due: VecDeque<(Instant, u64)>,
@@ -41,12 +40,16 @@ pub(crate) struct Volatiles {
 }
 
 impl Volatiles {
+    pub(crate) fn new(patience: Duration) -> Self {
+        Self { patience, entries: HashMap::new(), due: VecDeque::new(), next: 0 }
+    }
+
     /// Takes a batch for these lanes.
     pub(crate) fn add(&mut self, batch: Batch, lanes: SmallVec<[(u32, Stage); 1]>, now: Instant) -> u64 {
         let id = self.next;
         self.next += 1;
         self.entries.insert(id, Volatile { batch, lanes, logging: false });
-        self.due.push_back((now + PATIENCE, id));
+        self.due.push_back((now + self.patience, id));
         id
     }
 
@@ -61,7 +64,7 @@ impl Volatiles {
 
     /// Gives a batch another second.
     pub(crate) fn defer(&mut self, id: u64, now: Instant) {
-        self.due.push_back((now + PATIENCE, id));
+        self.due.push_back((now + self.patience, id));
     }
 
     /// Marks a lane's stage; true when every lane has taken the batch and

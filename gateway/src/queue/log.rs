@@ -359,6 +359,8 @@ impl<D: Disk> Log<D> {
             }
             self.note_full(matches!(ensured, Err(Failure::Full)));
             ensured.map_err(|failure| self.refusal(failure))?;
+        } else {
+            self.note_full(false);
         }
         Ok(())
     }

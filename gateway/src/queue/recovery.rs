@@ -164,6 +164,7 @@ pub(crate) fn recover<D: Disk>(
         index.add_sealed(segment);
     }
     drop_replaced(&*disk, (&index, &mut space), &facts.replaced)?;
+    space.found_all();
     survey.spares.into_iter().for_each(|key| space.adopt(key));
     facts.note_saved(params.saved);
 

@@ -43,6 +43,8 @@ pub(crate) struct Space<D: Disk> {
     pub(crate) disk_bytes_max: u64,
     /// Bytes of files with records.
     pub(crate) used_bytes: u64,
+    /// Bytes of files with records that a start has found.
+    found_bytes: u64,
     /// Bytes that a relocation may take for its target.
     lent_bytes: u64,
     spares: Vec<Spare<D>>,
@@ -71,12 +73,33 @@ impl<D: Disk> Space<D> {
             segment_bytes,
             disk_bytes_max,
             used_bytes: 0,
+            found_bytes: 0,
             lent_bytes: 0,
             spares: Vec::new(),
             next_id,
             directory_changed: true,
             rng,
         }
+    }
+
+    /// A start has found all there is, which may be more than the limit: somebody has lowered it.
+    pub(crate) fn found_all(&mut self) {
+        self.found_bytes = self.used_bytes;
+        if self.found_bytes > self.disk_bytes_max {
+            let (found, limit) = (self.found_bytes, self.disk_bytes_max);
+            tracing::warn!(
+                found,
+                limit,
+                "the queue holds more than its limit: nothing is accepted until enough is delivered"
+            );
+        }
+    }
+
+    /// What may be used when so much of it is left for others. Who leaves nothing frees space with what it writes (cursors and
+    /// copies), so it has two segments beyond what was found: otherwise a lowered limit would be for ever.
+    fn limit(&self, reserve: u64) -> u64 {
+        let found = if reserve == 0 { self.found_bytes + 2 * self.segment_bytes } else { 0 };
+        self.disk_bytes_max.max(found)
     }
 
     /// Bytes of all files.
@@ -103,12 +126,12 @@ impl<D: Disk> Space<D> {
             let ready = self.spares.iter().filter(|spare| self.is_ready(spare)).count();
             if let Some(further) = ready.checked_sub(count) {
                 let taken = self.disk_bytes() - further as u64 * self.segment_bytes;
-                return if taken + reserve <= self.disk_bytes_max { Ok(()) } else { Err(Failure::Full) };
+                return if taken + reserve <= self.limit(reserve) { Ok(()) } else { Err(Failure::Full) };
             }
             // One whose file is shorter than a segment has given its blocks back.
             let short = self.spares.iter().position(|spare| spare.length < self.segment_bytes);
             let grows = short.map_or(self.segment_bytes, |at| self.segment_bytes - self.spares[at].length);
-            if self.disk_bytes() + grows + reserve > self.disk_bytes_max {
+            if self.disk_bytes() + grows + reserve > self.limit(reserve) {
                 return Err(Failure::Full);
             }
             match short {
@@ -172,10 +195,10 @@ impl<D: Disk> Space<D> {
     /// Room for a segment that is made elsewhere, and its key.
     /// Spares make room for it: on a full log they are what is left of those that cursors took.
     pub(crate) fn lend(&mut self, bytes: u64) -> Result<SegmentKey, Failure> {
-        if self.used_bytes + self.lent_bytes + bytes > self.disk_bytes_max {
+        if self.used_bytes + self.lent_bytes + bytes > self.limit(0) {
             return Err(Failure::Full);
         }
-        while self.disk_bytes() + bytes > self.disk_bytes_max {
+        while self.disk_bytes() + bytes > self.limit(0) {
             let spare = self.spares.pop().ok_or(Failure::Full)?;
             let removed = self.disk.remove(&spare.key.free_name());
             removed.map_err(|error| Failure::Io("removing a spare segment", error))?;

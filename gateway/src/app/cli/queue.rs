@@ -109,7 +109,7 @@ pub enum QueueVerb {
     Export(ExportArgs),
     /// Send dead letters again to the destination that refused them
     #[command(after_help = REPLAY_HELP)]
-    Replay(ReplayArgs),
+    Replay(ChangeArgs),
     /// Remove dead letters for good
     #[command(after_help = PURGE_HELP)]
     Purge(PurgeArgs),
@@ -206,9 +206,9 @@ pub enum FileFormat {
     Proto,
 }
 
-/// `pillion queue replay`
+/// What `replay` and `purge` are about.
 #[derive(Debug, Clone, Args)]
-pub struct ReplayArgs {
+pub struct ChangeArgs {
     /// Where the queue is
     #[command(flatten)]
     pub place: PlaceArgs,
@@ -229,24 +229,12 @@ pub struct ReplayArgs {
 /// `pillion queue purge`
 #[derive(Debug, Clone, Args)]
 pub struct PurgeArgs {
-    /// Where the queue is
+    /// What to remove
     #[command(flatten)]
-    pub place: PlaceArgs,
-    /// Which dead letters
-    #[command(flatten)]
-    pub filter: FilterArgs,
-    /// All of them
-    #[arg(long)]
-    pub all: bool,
-    /// Only say which
-    #[arg(long)]
-    pub dry_run: bool,
+    pub change: ChangeArgs,
     /// Do not ask
     #[arg(long, short)]
     pub yes: bool,
-    /// How to print the result
-    #[arg(long, short, value_enum, default_value_t = Output::Text)]
-    pub output: Output,
 }
 
 /// `pillion queue verify`

@@ -122,6 +122,7 @@ fn start_export(
         destinations: config.destinations.clone(),
         sink: sink.cloned(),
         buffer_bytes_max: EXPORT_BYTES_MAX,
+        spill: export::Spill::default(),
     };
     let started = Exporter::start(deps);
     started.map(Arc::new).map_err(|error| Refused { exit: Exit::Config, words: error.to_string() })

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::{Exit, Node, WorkerOptions};
 use crate::admin;
+use crate::app::output;
 use crate::base::stats;
 use crate::export::DrainReport;
 
@@ -84,7 +85,7 @@ pub(super) async fn run(
         tracing::warn!("draining took longer than {} ms", DRAIN_MAX.as_millis());
     }
     if options.standalone {
-        println!("{}", summary(received, report));
+        output::line(summary(received, report));
     }
     Exit::Ok
 }

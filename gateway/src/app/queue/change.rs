@@ -10,14 +10,13 @@ use super::place::Place;
 use super::table::size;
 use crate::admin::queue::{LetterId, LetterRow};
 use crate::app::cli::Output;
-use crate::app::cli::queue::{FilterArgs, PurgeArgs, ReplayArgs};
+use crate::app::cli::queue::{ChangeArgs, FilterArgs, PurgeArgs};
 use crate::app::exit::Exit;
+use crate::app::output;
 use crate::queue::Verdict;
 
-pub(super) fn replay(args: &ReplayArgs) -> Result<Exit, Failed> {
-    check_meant("replay", &args.filter, args.all)?;
-    let place = Place::find(&args.place)?;
-    let chosen = choose(&place, &args.filter)?;
+pub(super) fn replay(args: &ChangeArgs) -> Result<Exit, Failed> {
+    let (place, chosen) = chosen("replay", args)?;
     if args.dry_run {
         return Ok(say(args.output, "would be replayed", &chosen, None));
     }
@@ -28,17 +27,23 @@ pub(super) fn replay(args: &ReplayArgs) -> Result<Exit, Failed> {
 }
 
 pub(super) fn purge(args: &PurgeArgs) -> Result<Exit, Failed> {
-    check_meant("purge", &args.filter, args.all)?;
-    let place = Place::find(&args.place)?;
-    let chosen = choose(&place, &args.filter)?;
-    if args.dry_run {
-        return Ok(say(args.output, "would be purged", &chosen, None));
+    let (place, chosen) = chosen("purge", &args.change)?;
+    let format = args.change.output;
+    if args.change.dry_run {
+        return Ok(say(format, "would be purged", &chosen, None));
     }
     if !args.yes && !chosen.is_empty() && !is_confirmed(&chosen)? {
         return Err(Failed::new("nothing was purged"));
     }
     let changed = place.change(&ids(&chosen), Verdict::Gone)?;
-    Ok(say(args.output, "were purged", &chosen, Some(changed)))
+    Ok(say(format, "were purged", &chosen, Some(changed)))
+}
+
+fn chosen(verb: &str, args: &ChangeArgs) -> Result<(Place, Vec<LetterRow>), Failed> {
+    check_meant(verb, &args.filter, args.all)?;
+    let place = Place::find(&args.place)?;
+    let letters = choose(&place, &args.filter)?;
+    Ok((place, letters))
 }
 
 fn check_meant(verb: &str, filter: &FilterArgs, all: bool) -> Result<(), Failed> {
@@ -81,13 +86,13 @@ fn sum(chosen: &[LetterRow]) -> String {
     format!("{} dead letters with {items} items, {}", chosen.len(), size(bytes))
 }
 
-fn say(output: Output, what: &str, chosen: &[LetterRow], changed: Option<u64>) -> Exit {
-    match output {
-        Output::Json => println!("{}", json!({"letters": ids(chosen), "changed": changed})),
+fn say(format: Output, what: &str, chosen: &[LetterRow], changed: Option<u64>) -> Exit {
+    match format {
+        Output::Json => output::line(json!({"letters": ids(chosen), "changed": changed})),
         Output::Text => {
-            println!("{} {what}", sum(chosen));
+            output::line(format_args!("{} {what}", sum(chosen)));
             if let Some(changed) = changed.filter(|changed| *changed < chosen.len() as u64) {
-                println!("{changed} of them: the others were so already, or are gone");
+                output::line(format_args!("{changed} of them: the others were so already, or are gone"));
             }
         }
     }

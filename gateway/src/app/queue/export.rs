@@ -11,6 +11,7 @@ use super::inspect::signal_of;
 use super::place::Place;
 use crate::app::cli::queue::{ExportArgs, FileFormat};
 use crate::app::exit::Exit;
+use crate::app::output;
 use crate::base::Signal;
 use crate::readable;
 
@@ -36,7 +37,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<Exit, Failed> {
     let names = files.finish().map_err(Failed::new)?;
     match written {
         0 => eprintln!("no dead letters: nothing is written"),
-        _ => println!("{written} dead letters written to {}", names.join(", ")),
+        _ => output::line(format_args!("{written} dead letters written to {}", names.join(", "))),
     }
     Ok(Exit::Ok)
 }

@@ -13,6 +13,7 @@ use crate::admin::queue::{LetterRow, TenantRow};
 use crate::app::cli::Output;
 use crate::app::cli::queue::LsArgs;
 use crate::app::exit::Exit;
+use crate::app::output;
 use crate::readable::{age, printable};
 
 /// Of a message, in the table.
@@ -42,8 +43,8 @@ pub(super) fn run(args: &LsArgs) -> Result<Exit, Failed> {
     }
     let refused = by_reason(&letters);
     match args.output {
-        Output::Json => println!("{}", json!({"tenants": tenants, "dead_letters": refused})),
-        Output::Text => print!("{}", text(&tenants, &refused)),
+        Output::Json => output::line(json!({"tenants": tenants, "dead_letters": refused})),
+        Output::Text => output::print(&text(&tenants, &refused)),
     }
     Ok(Exit::Ok)
 }

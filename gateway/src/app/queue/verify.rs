@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::super::cli::Output;
 use super::super::cli::queue::VerifyArgs;
 use super::super::exit::Exit;
+use super::super::output;
 use super::Failed;
 use crate::queue::{self, Checked, OpenError, Severity};
 
@@ -23,8 +24,8 @@ pub(super) fn run(args: &VerifyArgs) -> Result<Exit, Failed> {
         error => error.into(),
     })?;
     match args.output {
-        Output::Text => print!("{}", text(&args.dir, &checked)),
-        Output::Json => println!("{}", as_json(&args.dir, &checked)),
+        Output::Text => output::print(&text(&args.dir, &checked)),
+        Output::Json => output::line(as_json(&args.dir, &checked)),
     }
     Ok(if checked.is_intact() { Exit::Ok } else { Exit::Damaged })
 }

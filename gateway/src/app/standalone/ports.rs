@@ -5,9 +5,11 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
+use std::time::{Duration, Instant};
 
 use super::processes::{self, Process};
 use crate::app::cli::{Protocol, StandaloneArgs};
+use crate::app::supervisor::timespec;
 
 /// `TCP_LISTEN` in the tables of /proc/net.
 const LISTEN: &str = "0A";
@@ -41,9 +43,29 @@ enum Reason {
     Forbidden,
 }
 
-/// Finds every port that cannot be had.
+/// How long a process that was killed may take to let go of its ports.
+const DYING_GRACE: Duration = Duration::from_secs(2);
+
+/// Finds every port that cannot be had. One that no living process is seen to hold is asked for again for a moment: whoever was
+/// killed just now closes its sockets one after the other.
 pub(super) fn check(wanted: &[Wanted]) -> Result<(), Vec<Conflict>> {
-    let conflicts: Vec<Conflict> = wanted
+    let deadline = Instant::now() + DYING_GRACE;
+    loop {
+        let conflicts = conflicts(wanted);
+        if conflicts.is_empty() {
+            return Ok(());
+        }
+        let is_dying = |conflict: &Conflict| matches!(conflict.reason, Reason::Unknown | Reason::HeldByUser(_));
+        if !conflicts.iter().all(is_dying) || Instant::now() >= deadline {
+            return Err(conflicts);
+        }
+        // A port has no descriptor that tells when it is free, so this is a wait for nothing but the time.
+        let _ = rustix::event::poll(&mut [], Some(&timespec(Duration::from_millis(10))));
+    }
+}
+
+fn conflicts(wanted: &[Wanted]) -> Vec<Conflict> {
+    wanted
         .iter()
         .filter_map(|wanted| {
             let (address, error) = wanted.addresses.iter().find_map(|address| Some((*address, refusal(*address)?)))?;
@@ -53,8 +75,7 @@ pub(super) fn check(wanted: &[Wanted]) -> Result<(), Vec<Conflict>> {
             };
             Some(Conflict { flag: wanted.flag, what: wanted.what, address, reason })
         })
-        .collect();
-    if conflicts.is_empty() { Ok(()) } else { Err(conflicts) }
+        .collect()
 }
 
 /// Why the address cannot be bound; nothing for a machine that lacks it (IPv6 may be off).

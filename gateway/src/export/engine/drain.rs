@@ -7,18 +7,14 @@
 //! ```
 
 use std::sync::mpsc::SyncSender;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::super::desk::DrainOrder;
 use super::Engine;
 
-/// Kept of the deadline for a group commit.
-const COMMIT_RESERVE: Duration = Duration::from_millis(200);
-
 /// When requests in flight are no longer waited for.
 pub(super) fn cutoff(order: &DrainOrder) -> Instant {
-    let reserve = COMMIT_RESERVE.min(order.length / 4);
-    if order.cut_off { order.deadline } else { order.deadline.checked_sub(reserve).unwrap_or(order.deadline) }
+    if order.cut_off { order.deadline } else { order.deadline.checked_sub(order.reserve).unwrap_or(order.deadline) }
 }
 
 impl Engine {

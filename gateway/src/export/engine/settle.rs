@@ -314,7 +314,7 @@ impl Engine {
         };
         tracing::error!(
             tenant = letter.tenant.0, destination = %letter.destination, items = letter.items, reason,
-            "a batch was refused for good and is kept as a dead letter"
+            "a batch was refused for good and becomes a dead letter"
         );
         let ticket = self.ticket(Filed::Letter(Box::new(member)));
         let reply = Reply { mailbox: self.mailbox.clone(), ticket };
@@ -328,6 +328,10 @@ impl Engine {
         lane.flying -= 1;
         match result {
             Ok(_) => {
+                tracing::info!(
+                    tenant = lane.tenant.0, destination = %self.outlets[lane.outlet].gauge.name(), items = member.record.items,
+                    "what was refused is kept as a dead letter"
+                );
                 lane.buried(&member.record);
                 self.after_done(&member);
             }

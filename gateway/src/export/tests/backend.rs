@@ -23,7 +23,7 @@ use tokio::task::{JoinSet, LocalSet};
 use crate::export::status::answers;
 
 /// Longer than any test takes, so that a hang ends with words.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A request as it arrived.
 #[derive(Debug, Clone)]

@@ -321,3 +321,23 @@ fn destinations_do_not_wait_for_each_other() {
     node.wait(|snapshot| queued(snapshot) == 0);
     node.stop(false);
 }
+
+/// Scenario: a tenant's record that the destination refuses is larger than the destination's share of memory; then another tenant
+/// commits what the destination would take.
+/// Guarantees: it arrives, whatever becomes of the record.
+#[test]
+fn a_record_under_suspicion_keeps_nobody_else_from_the_destination() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let backend = Backend::grpc(|_| Say::Ok);
+    let node = Node::with_buffer(dir.path(), vec![grpc(&backend)], 1 << 20);
+    let (bad, good) = (node.tenant("n/bad"), node.tenant("n/good"));
+    node.commit(good, &["first"]);
+    backend.wait_for(1);
+    node.wait(|snapshot| queued(snapshot) == 0);
+    backend.now(|request| if holds(request, "poison") { Say::Status(3, None) } else { Say::Ok });
+    node.commit(bad, &[&format!("poison{}", "x".repeat(2_000_000))]);
+    node.wait(|snapshot| snapshot[0].state == "broken");
+    names("good", 0..50).iter().for_each(|name| node.commit(good, &[name]));
+    backend.wait(|requests| unique(requests).len() == 51);
+    node.stop(false);
+}

@@ -12,7 +12,7 @@ use crate::base::handoff::{Arrival, Handoff};
 use crate::base::mailbox::Mailbox;
 use crate::base::{Batch, DestinationName, Sequence, Signal, TenantId, TenantName};
 use crate::config::{Compression, Destination, DestinationKind, Retry, StartAt, Tls};
-use crate::export::{Deps, DestinationSnapshot, DrainReport, Exporter, Route};
+use crate::export::{Deps, DestinationSnapshot, DrainReport, Exporter, Route, Spill};
 use crate::queue::{
     Append, Completion, Config, CursorOf, CursorState, LetterChange, Queue, Recovery, Registered, Reply, TenantRecord,
     Verdict,
@@ -23,7 +23,7 @@ use crate::sink::Sink;
 pub(crate) const MAX_AGE: Duration = Duration::from_secs(3_600);
 
 /// Longer than any test takes.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) struct Node {
     pub(crate) queue: Queue,
@@ -51,7 +51,7 @@ pub(crate) fn destination(kind: DestinationKind) -> Destination {
         max_message_bytes: 4 << 20,
         tls: Tls::default(),
         headers: Vec::new(),
-        timeout: Duration::from_secs(10),
+        timeout: Duration::from_secs(60),
         retry: Retry { initial_interval: Duration::from_millis(10), max_interval: Duration::from_millis(50) },
         window: 8,
         merge: true,
@@ -81,6 +81,16 @@ impl Node {
         buffer_bytes_max: usize,
         sink: Option<Arc<Sink>>,
     ) -> Self {
+        Self::with_spill(dir, destinations, buffer_bytes_max, sink, Spill::default())
+    }
+
+    pub(crate) fn with_spill(
+        dir: &Path,
+        destinations: Vec<Destination>,
+        buffer_bytes_max: usize,
+        sink: Option<Arc<Sink>>,
+        spill: Spill,
+    ) -> Self {
         let handoff = Arc::new(Handoff::new(1 << 20));
         let config = Config {
             data_dir: dir.to_owned(),
@@ -99,6 +109,7 @@ impl Node {
             destinations: names.iter().cloned().zip(destinations).collect::<BTreeMap<_, _>>(),
             sink,
             buffer_bytes_max,
+            spill,
         };
         let exporter = Exporter::start(deps).expect("it starts");
         let node = Self { queue, recovery, handoff, exporter, names };
@@ -249,12 +260,7 @@ impl Node {
 
     /// Ends export and queue.
     pub(crate) fn stop(self, deliver: bool) -> DrainReport {
-        self.stop_within(deliver, PATIENCE)
-    }
-
-    /// Ends export and queue, with a deadline that matters.
-    pub(crate) fn stop_within(self, deliver: bool, length: Duration) -> DrainReport {
-        let report = self.exporter.drain(deliver, Instant::now() + length);
+        let report = self.exporter.drain(deliver, Instant::now() + PATIENCE);
         self.queue.close().expect("closed");
         report
     }

@@ -14,7 +14,7 @@ use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
 use opentelemetry_proto::tonic::metrics::v1::{Gauge, Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics, metric};
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
 use prost::Message;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinSet;
 
 use crate::base::Signal;
@@ -84,6 +84,15 @@ impl Pod {
         let snapshot = self.handle.snapshot();
         assert_eq!((snapshot.memory_used, self.bench.ledger.borrowed()), (0, 0), "the ledger returns to zero");
     }
+}
+
+/// A connection over a Unix socket, where a write returns when the peer can read it.
+pub(super) fn pair_at_once(handle: &Arc<Handle>) -> (UnixStream, Accepted) {
+    let (client, server) = std::os::unix::net::UnixStream::pair().unwrap();
+    client.set_nonblocking(true).unwrap();
+    let permit = handle.connection_permit().expect("the tenant takes connections");
+    let accepted = Accepted { socket: OwnedFd::from(server), kind: SocketKind::Unix, permit };
+    (UnixStream::from_std(client).unwrap(), accepted)
 }
 
 /// A connection and its permit, as lifecycle makes them.

@@ -32,7 +32,7 @@ use crate::tenant::{Accepted, Core, SocketKind};
 
 /// A test that waits for something that does not come ends here, instead of never.
 pub(super) async fn within<T>(test: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(60), test).await.expect("what the test waits for has not come")
+    tokio::time::timeout(Duration::from_secs(300), test).await.expect("what the test waits for has not come")
 }
 
 /// A lifecycle, and tenants to serve.

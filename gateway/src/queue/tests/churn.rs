@@ -53,6 +53,8 @@ fn a_hundred_thousand_tenants_come_and_go() {
         world.step(Vec::new());
         assert!(told(&mailbox).iter().all(|(_, forgotten)| *forgotten));
         assert_eq!(world.log.tenants.len(), 1, "round {round}");
+        // Of the one that stays, and what the last step has still to remove.
+        assert!(world.meta.saved_cursors() <= 2 + 3 * 8, "round {round}: {}", world.meta.saved_cursors());
     }
     assert_eq!(world.read(stays, Sequence::ZERO).len(), 1);
     assert!(world.meta.saved_cursors() <= 2, "only of the one that stays");

@@ -12,6 +12,8 @@ use super::tenant_record;
 use crate::base::handoff::Handoff;
 use crate::base::mailbox::Mailbox;
 use crate::base::{Batch, Sequence, Signal, TenantId};
+use crate::queue::directory::{format_text, read_format};
+use crate::queue::format::VERSION;
 use crate::queue::writer::Inbox;
 use crate::queue::{
     Append, AppendError, Completion, Config, CursorState, DirectoryLock, MinFree, OpenError, Queue, Recovery, Reply,
@@ -261,7 +263,7 @@ fn a_newer_format_is_refused_and_left_alone() {
     queue.close().expect("it closes");
     let format = dir.path().join("format");
     let text = std::fs::read_to_string(&format).expect("it is there");
-    std::fs::write(&format, crate::queue::directory::format_text(9, 7)).expect("written");
+    std::fs::write(&format, format_text(9, 7)).expect("written");
     let refused = Queue::open(config(dir.path()), Arc::new(Handoff::new(1)));
     assert!(matches!(refused, Err(OpenError::NewerFormat { found: 9, known: 1, .. })));
     assert!(std::fs::read_to_string(&format).expect("read").contains("queue 9"));
@@ -273,6 +275,22 @@ fn a_newer_format_is_refused_and_left_alone() {
         queue.close().expect("it closes");
         assert_eq!(std::fs::read_to_string(&format).expect("read"), text, "it is written anew");
     }
+}
+
+/// Scenario: each bit of the format file in turn is the other way round.
+/// Guarantees: none of them looks like a newer release, or like another log.
+#[test]
+fn no_flipped_bit_of_the_format_file_stops_a_start() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (file, intact) = (dir.path().join("format"), format_text(VERSION, 7).into_bytes());
+    for bit in 0..intact.len() * 8 {
+        let mut flipped = intact.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        std::fs::write(&file, flipped).expect("written");
+        assert!(matches!(read_format(dir.path()), Ok(None)), "bit {bit}");
+    }
+    std::fs::write(&file, intact).expect("written");
+    assert!(matches!(read_format(dir.path()), Ok(Some(7))));
 }
 
 /// Scenario: more bytes than may wait are left for a writer that does not come round.
@@ -347,4 +365,32 @@ fn segments_are_emptied_beside_the_writer() {
     let found = recovery.tenants.iter().find(|tenant| tenant.id == dead).expect("it is known");
     assert_eq!(found.pending_items, [2 * sent, 0, 0]);
     assert_eq!(recovery.damaged_records, 0);
+}
+
+/// Scenario: a log is started with a limit far below what is in it; then everything is delivered.
+/// Guarantees: nothing is accepted meanwhile; the cursors are saved, the segments are freed, and data is taken again, without a
+/// restart.
+#[test]
+fn a_limit_below_what_is_used_is_reached_by_delivering() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (queue, _) = open(dir.path());
+    let tenant = queue.register(&tenant_record("shop/cart")).expect("there is room");
+    (0..16).for_each(|_| fill(&queue, tenant, 1_000));
+    queue.close().expect("it closes");
+    drop(queue);
+    let smaller = Config { disk_bytes_max: 8 << 20, ..config(dir.path()) };
+    let (queue, recovery) = Queue::open(smaller, Arc::new(Handoff::new(1 << 20))).expect("it opens");
+    assert!(queue.snapshot().disk_bytes > 16 << 20, "{:?}", queue.snapshot());
+    let mailbox = Arc::new(Mailbox::default());
+    let append = || {
+        let reply = Some(Reply { mailbox: mailbox.clone(), ticket: 0 });
+        queue.append(Append { parts: smallvec![batch(tenant, 1)], sync: true, reply }).expect("it fits");
+        wait(&mailbox, 1)[0].result
+    };
+    assert_eq!(append(), Err(AppendError::Full));
+    checkpoint(&queue, tenant, recovery.tenants[0].last);
+    // Each is a step of the writer, which frees what the one before has made durable.
+    let is_below = |_| append().is_ok() && queue.snapshot().disk_bytes <= 8 << 20;
+    assert!((0..20).any(is_below), "{:?}", queue.snapshot());
+    queue.close().expect("it closes");
 }

@@ -350,9 +350,13 @@ fn a_damaged_index_is_rebuilt_from_the_segment() {
     let (name, _) = newest(&world);
     world.restart(Crash::Clean, false);
     let range = world.index.sealed()[0].range(tenant).expect("it has records");
-    world.disk.flip_bit(&name, (range.index_offset as usize + 33) * 8);
-    assert_eq!(world.read(tenant, Sequence::ZERO).len(), 10);
-    assert_eq!(world.damaged(), 0);
+    for byte in 0..200 {
+        let bit = (range.index_offset as usize + byte) * 8 + byte % 8;
+        world.disk.flip_bit(&name, bit);
+        assert_eq!(world.read(tenant, Sequence::ZERO).len(), 10, "byte {byte} of the block");
+        assert_eq!(world.damaged(), 0, "byte {byte} of the block");
+        world.disk.flip_bit(&name, bit);
+    }
 }
 
 /// Scenario: a start after a crash; then the first append.
