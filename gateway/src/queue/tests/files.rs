@@ -374,7 +374,7 @@ fn segments_are_emptied_beside_the_writer() {
 fn a_limit_below_what_is_used_is_reached_by_delivering() {
     let dir = tempfile::tempdir().expect("a directory");
     let (queue, _) = open(dir.path());
-    let tenant = queue.register(&tenant_record("shop/cart")).expect("there is room");
+    let tenant = queue.register(&tenant_record("shop/cart")).expect("there is room").id;
     (0..16).for_each(|_| fill(&queue, tenant, 1_000));
     queue.close().expect("it closes");
     drop(queue);
