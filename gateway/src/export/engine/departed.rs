@@ -82,6 +82,7 @@ impl Engine {
             let outlet = &mut self.outlets[lane.outlet];
             outlet.lanes.retain(|other| *other != number);
             outlet.gauge.leave(&lane.gauge);
+            self.forget_replays(lane.tenant, lane.outlet);
         }
     }
 }

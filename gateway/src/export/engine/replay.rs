@@ -52,9 +52,19 @@ pub(super) struct Replays {
     reading: usize,
     /// By outlet.
     parked: HashMap<usize, VecDeque<Place>>,
-    loaded: HashMap<usize, usize>,
+    /// In a lane, and of which outlet.
+    loaded: HashMap<Place, usize>,
     /// The writer had no room for these verdicts.
     untold: Vec<(Place, Verdict)>,
+}
+
+impl Replays {
+    /// It is in its lane no more: the next one for that destination may be read.
+    fn unload(&mut self, place: Place) {
+        let outlet = self.loaded.remove(&place);
+        let parked = outlet.and_then(|outlet| self.parked.get_mut(&outlet));
+        self.waiting.extend(parked.and_then(VecDeque::pop_front));
+    }
 }
 
 impl Engine {
@@ -129,11 +139,10 @@ impl Engine {
         };
         let Some(lane) = self.lanes.at(number) else { return };
         let outlet = lane.outlet;
-        let loaded = self.replays.loaded.entry(outlet).or_default();
-        if *loaded >= LOADED_MAX {
+        if self.replays.loaded.values().filter(|of| **of == outlet).count() >= LOADED_MAX {
             return self.replays.parked.entry(outlet).or_default().push_back(place);
         }
-        *loaded += 1;
+        self.replays.loaded.insert(place, outlet);
         lane.add_fresh(Record {
             key: Key::Letter(place.1),
             signal: letter.signal,
@@ -151,15 +160,22 @@ impl Engine {
     pub(super) fn settle_letter(&mut self, member: &Member, sequence: Sequence, verdict: Verdict) {
         let Some(lane) = self.lanes.at(member.lane) else { return };
         lane.drop_letter(&member.record);
-        let (place, outlet) = ((lane.tenant, sequence), lane.outlet);
-        if let Some(loaded) = self.replays.loaded.get_mut(&outlet) {
-            *loaded = loaded.saturating_sub(1);
-        }
-        let next = self.replays.parked.get_mut(&outlet).and_then(VecDeque::pop_front);
-        self.replays.waiting.extend(next);
+        let place = (lane.tenant, sequence);
+        self.replays.unload(place);
         self.end_replay(place, verdict);
         self.after_load(member.lane);
         self.forget_if_idle(member.lane);
+    }
+
+    /// A tenant was forgotten, with letters under way that somebody has purged: no answer finds its lane any more.
+    pub(super) fn forget_replays(&mut self, tenant: TenantId, outlet: usize) {
+        let replays = &mut self.replays;
+        let of_lane = replays.loaded.iter().filter(|(place, of)| place.0 == tenant && **of == outlet);
+        for place in of_lane.map(|(place, _)| *place).collect::<Vec<_>>() {
+            replays.known.remove(&place);
+            replays.unload(place);
+        }
+        self.sweep = true;
     }
 
     fn end_replay(&mut self, place: Place, verdict: Verdict) {

@@ -57,3 +57,42 @@ fn a_letter_is_one_until_its_destination_has_accepted_it() {
     assert_eq!(sent(&other, "poison"), 2, "once each, before");
     node.stop(false);
 }
+
+/// Scenario: four letters of pods that are gone are sent again to a destination that hangs; somebody purges them meanwhile, so that
+/// their tenants are forgotten; then the destination answers, and a letter of another tenant is to be sent again.
+/// Guarantees: it is sent: who is forgotten with a letter under way gives its place back.
+#[test]
+fn a_letter_that_is_purged_while_it_is_sent_gives_its_place_back() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let strict = Backend::grpc(|_| Say::Ok);
+    let node = Node::start(dir.path(), vec![grpc(&strict)]);
+    let stays = node.tenant("a/stays");
+    node.commit(stays, &["first"]);
+    strict.wait_for(1);
+    strict.now(refuse_poison);
+    let gone: Vec<_> = (0..4).map(|number| node.tenant(&format!("a/gone-{number}"))).collect();
+    for (number, id) in gone.iter().chain([&stays]).enumerate() {
+        node.commit(*id, &["fine-1"]);
+        node.commit(*id, &["fine-2"]);
+        node.commit(*id, &[&format!("poison-{number}")]);
+        node.commit(stays, &["fine-3"]);
+        node.wait(|snapshot| count(&snapshot[0], |stats| &stats.dead_letters) == number as u64 + 1);
+    }
+    node.wait(|snapshot| super::node::queued(snapshot) == 0 && node.has_saved_all(&node.names[0]));
+    gone.iter().for_each(|id| node.detach(*id));
+    let letters: Vec<_> =
+        node.letters().into_iter().map(|(id, at, _)| (id, at)).filter(|(id, _)| gone.contains(id)).collect();
+    assert_eq!(letters.len(), 4);
+    let heard = strict.wait(|_| true).len();
+    strict.now(|_| Say::Hang);
+    let change = |verdict| crate::queue::LetterChange { letters: letters.clone(), verdict };
+    node.queue.change_letters(change(Verdict::Again)).expect("there is room");
+    node.replay();
+    strict.wait(|requests| requests.len() == heard + 4);
+    node.queue.change_letters(change(Verdict::Gone)).expect("there is room");
+    node.wait(|snapshot| snapshot[0].tenants.len() == 1);
+    strict.now(|_| Say::Ok);
+    node.decide(Verdict::Again);
+    node.wait(|_| node.letters().is_empty());
+    node.stop(false);
+}

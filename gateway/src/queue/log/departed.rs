@@ -36,13 +36,22 @@ impl<D: Disk> Log<D> {
             .without_records()
             .into_iter()
             .partition(|id| self.tenants.find(*id).is_none_or(|tenant| tenant.letters.is_empty()));
-        gone.extend(self.drop_letters_of(left));
+        gone.extend(self.too_many_with_letters(left));
         for id in gone {
             if let Err(error) = self.stage_metadata(Kind::Forgotten, id, &[], (requests, now_unix_ms)) {
                 // A full log has room for it as soon as anything is freed, which is when it is looked again.
                 tracing::debug!(tenant = id.0, %error, "a tenant that is gone is not forgotten yet");
                 self.look_for_departed = error == AppendError::Full;
                 return;
+            }
+            let letters = self.tenants.find(id).map_or(0, |tenant| tenant.letters.iter().count());
+            if letters > 0 {
+                self.count_dropped(letters);
+                tracing::error!(
+                    tenant = id.0,
+                    letters,
+                    "dead letters of a pod that is gone were dropped: too many others have some"
+                );
             }
             let told = self.tenants.forget(id);
             self.mail.add(told, Ok(Sequence::ZERO));

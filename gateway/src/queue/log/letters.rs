@@ -122,7 +122,7 @@ impl<D: Disk> Log<D> {
         Ok(changed)
     }
 
-    fn count_dropped(&self, count: usize) {
+    pub(super) fn count_dropped(&self, count: usize) {
         self.stats.dead_letters_dropped.fetch_add(count as u64, Ordering::Relaxed);
     }
 
@@ -150,19 +150,10 @@ impl<D: Disk> Log<D> {
     }
 
     /// Of those who left and are delivered, whom to give up with their letters: the oldest, beyond a number.
-    pub(super) fn drop_letters_of(&mut self, mut left: Vec<TenantId>) -> Vec<TenantId> {
+    pub(super) fn too_many_with_letters(&self, mut left: Vec<TenantId>) -> Vec<TenantId> {
         let oldest = |id: &TenantId| self.tenants.find(*id).and_then(|tenant| tenant.letters.oldest());
         left.sort_unstable_by_key(oldest);
         left.truncate(left.len().saturating_sub(LEFT_LETTERS_MAX));
-        for id in &left {
-            let count = self.tenants.find(*id).map_or(0, |tenant| tenant.letters.iter().count());
-            self.count_dropped(count);
-            tracing::error!(
-                tenant = id.0,
-                count,
-                "dead letters of a pod that is gone were dropped: too many others have some"
-            );
-        }
         left
     }
 }
