@@ -4,7 +4,7 @@
 //! thread, which may block.
 
 use std::io;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{Receiver, sync_channel};
 
 use super::group::Request;
 use super::index::Wanted;
@@ -133,16 +133,16 @@ impl Queue {
         reader::letter(&*self.0.disk, &self.0.index, &self.0.stats.damaged_records, (wanted, sequence))
     }
 
-    /// The same for whoever cannot wait: it is durable soon, or not at all after a crash. Never blocks.
-    pub fn settle_letters(&self, change: LetterChange) -> Result<(), AppendError> {
-        let (reply, _nobody) = sync_channel(1);
-        self.put(Request::Letters(change, reply))
+    /// The same as [`Queue::change_letters`] for whoever cannot wait: the answer comes when it is durable, or refused. Never blocks.
+    pub fn settle_letters(&self, change: LetterChange) -> Result<Receiver<Result<u32, AppendError>>, AppendError> {
+        let (reply, answer) = sync_channel(1);
+        self.put(Request::Letters(change, reply))?;
+        Ok(answer)
     }
 
     /// Decides about dead letters; how many that changed, durably. Those that are not there any more are passed over. Blocking.
     pub fn change_letters(&self, change: LetterChange) -> Result<u32, AppendError> {
-        let (reply, result) = sync_channel(1);
-        self.put(Request::Letters(change, reply))?;
+        let result = self.settle_letters(change)?;
         // The writer answers everything that it took; only its death leaves this without an answer.
         result.recv().unwrap_or(Err(AppendError::Poisoned))
     }
