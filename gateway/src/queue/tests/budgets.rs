@@ -272,3 +272,34 @@ fn what_each_tenant_holds_is_told() {
     world.step(Vec::new());
     assert_eq!(told(&world).len(), 1);
 }
+
+/// Scenario: a log is full of a tenant with `drop_oldest`, far below its ceiling, and a neighbour; then half of what the tenant has is
+/// delivered.
+/// Guarantees: it is refused like anybody else, and nobody gives anything up for it; its own space is taken again as soon as some of
+/// it is free.
+#[test]
+fn on_a_full_log_who_drops_the_oldest_is_refused_and_loses_nothing() {
+    let mut world = World::new(1);
+    let disk = MemoryLimit { guarantee: 0, ceiling: 1 << 30 };
+    let record = crate::queue::TenantRecord { disk, drops_oldest: true, ..super::tenant_record("shop/cart") };
+    let tenant = world.register_as(record).expect("there is room");
+    let neighbour = register(&mut world, "shop/pay", 0, u64::MAX);
+    let mut last = Vec::new();
+    let refused = loop {
+        world.append(neighbour, true, &[100]).ok();
+        match world.append(tenant, true, &[950]) {
+            Ok(at) => last.push(at),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(refused, AppendError::Full);
+    assert!(world.given_up.is_empty(), "nothing is given up");
+    assert_eq!(world.read(tenant, Sequence::ZERO).len(), last.len());
+    world.acknowledge(tenant, last[last.len() / 2]);
+    for _ in 0..50 {
+        world.now += 2_000;
+        world.step(Vec::new());
+        world.relocate();
+    }
+    assert!(world.append(tenant, true, &[950]).is_ok(), "what was emptied is taken again");
+}

@@ -298,7 +298,7 @@ fn a_dead_destination_among_a_hundred_live_tenants_costs_its_own_space_only() {
 }
 
 /// A log in which a relocation is due: of each sealed segment a little is live.
-fn due(seed: u64) -> (World, TenantId, TenantId) {
+pub(super) fn due(seed: u64) -> (World, TenantId, TenantId) {
     let mut world = World::new(seed);
     let dead = world.register("shop/dead").expect("there is room");
     let live = world.register("shop/live").expect("there is room");
@@ -317,7 +317,7 @@ fn fill(world: &mut World, dead: TenantId, live: TenantId) {
 }
 
 /// Goes on until nothing is under way.
-fn relocate(world: &mut World) {
+pub(super) fn relocate(world: &mut World) {
     for _ in 0..50 {
         world.step(Vec::new());
         world.relocate();
