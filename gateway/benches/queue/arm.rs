@@ -23,7 +23,7 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    fn arguments(&self) -> [String; 6] {
+    pub(crate) fn arguments(&self) -> [String; 6] {
         let Self { tenants, record_bytes, group, in_flight, warm_up, records } = self;
         [
             tenants.to_string(),
@@ -60,6 +60,8 @@ pub(crate) struct Measured {
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
     pub(crate) rss_kib: f64,
+    /// Records of a commit.
+    pub(crate) group: f64,
     pub(crate) note: String,
 }
 
@@ -70,6 +72,14 @@ impl Measured {
 
     pub(crate) fn cpu_us_per_record(&self) -> f64 {
         self.cpu_us / self.records
+    }
+
+    pub(crate) fn cpu_s_per_gigabyte(&self) -> f64 {
+        self.cpu_us * 1e3 / self.bytes
+    }
+
+    pub(crate) fn rss_megabytes(&self) -> f64 {
+        self.rss_kib * 1024.0 / 1e6
     }
 }
 
@@ -88,21 +98,20 @@ pub(crate) trait Engine {
     /// Commits so many records, and adds the time that each commit took.
     fn run(&mut self, records: u64, latencies: &mut Latencies) -> Result<()>;
 
+    /// Records of a commit in the last run, where that is not what was asked for.
+    fn group(&self) -> Option<f64> {
+        None
+    }
+
     /// For people.
     fn note(&self) -> String {
         String::new()
     }
 }
 
-/// All arms in turn, as often as there are rounds. One list of rounds for each arm.
-pub(crate) fn rounds(base: &Path, rounds: usize, arms: &[(&str, Load)]) -> Result<Vec<Vec<Measured>>> {
-    let mut measured = vec![Vec::new(); arms.len()];
-    for _ in 0..rounds {
-        for ((name, load), measured) in arms.iter().zip(&mut measured) {
-            measured.push(one(base, name, load).with_context(|| format!("{name}, {load:?}"))?);
-        }
-    }
-    Ok(measured)
+/// Runs an arm in a process of its own.
+pub(crate) fn run(base: &Path, name: &str, load: &Load) -> Result<Measured> {
+    one(base, name, load).with_context(|| format!("{name}, {load:?}"))
 }
 
 fn one(base: &Path, name: &str, load: &Load) -> Result<Measured> {
@@ -112,10 +121,10 @@ fn one(base: &Path, name: &str, load: &Load) -> Result<Measured> {
     let text = String::from_utf8(output.stdout)?;
     let (numbers, note) = text.trim().split_once(';').context("numbers; note")?;
     let numbers = numbers.split_ascii_whitespace().map(str::parse).collect::<Result<Vec<f64>, _>>()?;
-    let [wall_us, cpu_us, p50_us, p99_us, rss_kib] = numbers[..] else { anyhow::bail!("it said {text:?}") };
+    let [wall_us, cpu_us, p50_us, p99_us, rss_kib, group] = numbers[..] else { anyhow::bail!("it said {text:?}") };
     let records = load.records as f64;
     let bytes = records * load.record_bytes as f64;
-    Ok(Measured { records, bytes, wall_us, cpu_us, p50_us, p99_us, rss_kib, note: note.trim().to_owned() })
+    Ok(Measured { records, bytes, wall_us, cpu_us, p50_us, p99_us, rss_kib, group, note: note.trim().to_owned() })
 }
 
 /// The process of an arm.
@@ -137,6 +146,7 @@ pub(crate) fn child(arguments: &[String]) -> Result<()> {
     let at = |part: usize| latencies.0[(latencies.0.len() - 1) * part / 100];
     let rss_kib = measure::memory(pid)?.rss;
     let (wall_us, cpu_us) = (wall.as_secs_f64() * 1e6, cpu.as_secs_f64() * 1e6);
-    println!("{wall_us} {cpu_us} {} {} {rss_kib}; {}", at(50), at(99), engine.note());
+    let group = engine.group().unwrap_or(load.group as f64);
+    println!("{wall_us} {cpu_us} {} {} {rss_kib} {group}; {}", at(50), at(99), engine.note());
     Ok(())
 }

@@ -57,14 +57,17 @@ impl Bare {
 
 impl Engine for Bare {
     fn run(&mut self, records: u64, latencies: &mut Latencies) -> Result<()> {
-        let group: Vec<IoSlice<'_>> = (0..self.group).map(|_| IoSlice::new(&self.payload)).collect();
-        let group_bytes = (self.group * self.payload.len()) as u64;
-        for _ in 0..records / self.group as u64 {
+        let group: Vec<_> = (0..self.group).map(|_| IoSlice::new(&self.payload)).collect();
+        let mut left = usize::try_from(records)?;
+        while left > 0 {
+            let group = &group[..left.min(self.group)];
+            let group_bytes = (group.len() * self.payload.len()) as u64;
+            left -= group.len();
             if self.offset + group_bytes > SEGMENT_BYTES {
                 (self.file, self.offset) = ((self.file + 1) % self.files.len(), 0);
             }
             let started = Instant::now();
-            let written = rustix::io::pwritev(&self.files[self.file], &group, self.offset)?;
+            let written = rustix::io::pwritev(&self.files[self.file], group, self.offset)?;
             ensure!(written as u64 == group_bytes, "a part of a group was written");
             rustix::fs::fdatasync(&self.files[self.file])?;
             latencies.push(started.elapsed());

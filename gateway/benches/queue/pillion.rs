@@ -66,14 +66,18 @@ pub(crate) struct Pillion {
     queue: Queue,
     handoff: Arc<Handoff>,
     tenants: Vec<TenantId>,
+    group: usize,
     in_flight: usize,
     payload: Bytes,
+    destination: DestinationName,
     /// Whose records stay, counted from the first tenant.
     stuck: usize,
     sync: bool,
     /// By tenant.
     last: Vec<Sequence>,
     sent: u64,
+    /// Records of the last run, and what was there before it.
+    ran: u64,
     before: Snapshot,
 }
 
@@ -94,12 +98,15 @@ impl Pillion {
             queue,
             handoff,
             tenants,
+            group: load.group,
             in_flight: load.in_flight,
             payload: Bytes::from(vec![7; load.record_bytes]),
+            destination: destination(),
             stuck,
             sync: stuck == 0,
             last: vec![Sequence::ZERO; highest + 1],
             sent: 0,
+            ran: 0,
         })
     }
 
@@ -117,6 +124,15 @@ impl Pillion {
         self.sent += 1;
     }
 
+    /// Waits until the writer has planned the first group. Sent at once, all that are on their way would be one group for good, and
+    /// the writer would wait for the sender each time.
+    fn let_the_writer_begin(&self) {
+        let is_planned = |now: Snapshot| now.records - self.before.records >= self.group as u64 || now.poisoned;
+        while !is_planned(self.queue.snapshot()) {
+            std::thread::yield_now();
+        }
+    }
+
     fn deliver(&mut self, arrivals: &mut VecDeque<Arrival>) {
         let _ = self.handoff.poll_take(&mut Context::from_waker(Waker::noop()), arrivals);
         for arrival in arrivals.drain(..) {
@@ -129,7 +145,7 @@ impl Pillion {
     fn checkpoint(&self) -> Result<()> {
         let cursor = |tenant: &TenantId| CursorState {
             tenant: *tenant,
-            of: CursorOf::Delivery(destination(), Signal::Traces),
+            of: CursorOf::Delivery(self.destination.clone(), Signal::Traces),
             acknowledged: self.last[tenant.0 as usize],
             beyond: Vec::new(),
             delivered_items: 0,
@@ -140,7 +156,7 @@ impl Pillion {
 
 impl Engine for Pillion {
     fn run(&mut self, records: u64, latencies: &mut Latencies) -> Result<()> {
-        self.before = self.queue.snapshot();
+        (self.ran, self.before) = (records, self.queue.snapshot());
         let mailbox = Arc::new(Mailbox::<Completion>::default());
         let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
         let mut started = vec![Instant::now(); self.in_flight];
@@ -155,6 +171,9 @@ impl Engine for Pillion {
                 started[usize::try_from(ticket)?] = Instant::now();
                 self.send(&mailbox, ticket);
                 to_send -= 1;
+                if records - to_send == self.group as u64 {
+                    self.let_the_writer_begin();
+                }
             }
             while mailbox.poll_take(&mut Context::from_waker(&waker), &mut out).is_pending() {
                 std::thread::park();
@@ -175,12 +194,17 @@ impl Engine for Pillion {
         Ok(())
     }
 
+    fn group(&self) -> Option<f64> {
+        // Copies of tenants and cursors at the head of a segment are records too, and not counted.
+        Some(self.ran as f64 / (self.queue.snapshot().commits - self.before.commits) as f64)
+    }
+
     fn note(&self) -> String {
         let (before, after) = (&self.before, self.queue.snapshot());
         let commits = (after.commits - before.commits) as f64;
         format!(
             "{:.1} records and {:.2} fdatasyncs a commit, {} segments",
-            (after.records - before.records) as f64 / commits,
+            self.ran as f64 / commits,
             (after.syncs - before.syncs) as f64 / commits,
             after.segments
         )

@@ -63,6 +63,11 @@ impl Budget {
         }
     }
 
+    /// Whether there is anything that it would give back if everything up to here was done.
+    pub(crate) fn gives_back(&self, through: Sequence) -> bool {
+        self.rungs.front().is_some_and(|rung| rung.0 <= through)
+    }
+
     /// Everything up to here is done.
     pub(crate) fn give_back(&mut self, through: Sequence) {
         while let Some((_, bytes)) = self.rungs.front().filter(|rung| rung.0 <= through) {
@@ -100,9 +105,11 @@ mod tests {
         let mut budget = Budget::default();
         for number in 1..=500 {
             budget.charge(Sequence(number), 100, LIMIT);
-            let passed = number / 2;
-            budget.give_back(Sequence(passed));
-            let undelivered = (number - passed) * 100;
+            let passed = Sequence(number / 2);
+            let (before, gives_back) = (budget.used(), budget.gives_back(passed));
+            budget.give_back(passed);
+            assert_eq!(gives_back, budget.used() < before, "{number}");
+            let undelivered = (number - passed.0) * 100;
             assert!((undelivered..undelivered + 1_000).contains(&budget.used()), "{number}");
         }
         budget.give_back(Sequence(500));

@@ -4,6 +4,7 @@
 //! that holds a segment's file keeps it from being recycled; it never keeps the writer waiting for longer than a copy.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -31,7 +32,26 @@ struct Inner<D: Disk> {
 struct OpenSegment<D: Disk> {
     key: SegmentKey,
     file: Arc<D::File>,
-    entries: HashMap<TenantId, Vec<Entry>>,
+    entries: HashMap<TenantId, Vec<Entry>, BuildHasherDefault<NumberHasher>>,
+}
+
+/// Spreads tenants' numbers. They are given by us, one after the other: nobody can choose them to collide, so a hash that
+/// holds against malice would only cost every record some time.
+#[derive(Debug, Default)]
+struct NumberHasher(u64);
+
+impl Hasher for NumberHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u32((*byte).into()));
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        self.0 = (self.0 ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 /// A sealed segment.
@@ -103,7 +123,7 @@ impl<D: Disk> Index<D> {
     /// Begins a new open segment.
     pub(crate) fn begin(&self, key: SegmentKey, file: Arc<D::File>) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).open =
-            Some(OpenSegment { key, file, entries: HashMap::new() });
+            Some(OpenSegment { key, file, entries: HashMap::default() });
     }
 
     /// Publishes committed records of the open segment.

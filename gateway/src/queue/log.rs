@@ -222,7 +222,7 @@ impl<D: Disk> Log<D> {
         group: (&[Request], u64),
     ) -> Result<Outcome, AppendError> {
         let first = append.parts.first().ok_or(AppendError::UnknownTenant)?;
-        if self.tenants.find(first.tenant).is_none() || append.parts.iter().any(|part| part.tenant != first.tenant) {
+        if append.parts.iter().any(|part| part.tenant != first.tenant) {
             return Err(AppendError::UnknownTenant);
         }
         let cost = append.parts.iter().map(|part| Appender::<D>::cost(part.payload.len())).sum();
@@ -246,8 +246,8 @@ impl<D: Disk> Log<D> {
                 received_unix_ms: group.1,
             };
             last = self.appender.stage(fields, &[], &batch.payload, Some(Source { request: number, part }));
-            self.tenants.charge(batch.tenant, last, Appender::<D>::cost(batch.payload.len()));
-            self.placed.push((self.tenants.advance(batch.tenant, last), last));
+            let previous = self.tenants.append(batch.tenant, last, Appender::<D>::cost(batch.payload.len()));
+            self.placed.push((previous, last));
         }
         Ok(Outcome::At(last))
     }
@@ -267,7 +267,7 @@ impl<D: Disk> Log<D> {
             if staged.is_ok() {
                 for cursor in &rest[..taken] {
                     // Only what is in the log may free anything.
-                    if self.tenants.move_cursor(cursor.clone()) {
+                    if self.tenants.move_cursor(cursor) {
                         self.update.cursors.push(cursor.clone());
                         self.look_for_done = true;
                         self.relocation.moved = true;
@@ -294,11 +294,13 @@ impl<D: Disk> Log<D> {
 
     /// How much an append of the tenant must leave below the log's limit for others; or it is over its own limit.
     fn reserve_for(&self, tenant: TenantId, cost: u64) -> Result<u64, AppendError> {
+        // What fragments of segments cost beside the records is not promised to anybody.
+        let share = self.tenants.share(tenant, cost, self.appender.space.disk_bytes_max / 4 * 3);
+        let share = share.ok_or(AppendError::UnknownTenant)?;
         if self.stats.low.load(Ordering::Relaxed) {
             return Err(AppendError::LowSpace);
         }
-        // What fragments of segments cost beside the records is not promised to anybody.
-        match self.tenants.share(tenant, cost, self.appender.space.disk_bytes_max / 4 * 3) {
+        match share {
             (Share::Over, _) => Err(AppendError::OverBudget),
             (Share::Guaranteed | Share::Borrowed, for_others) => Ok(for_others),
         }

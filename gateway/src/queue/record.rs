@@ -217,6 +217,13 @@ pub(crate) fn put_cursor(out: &mut Vec<u8>, cursor: &CursorState, with_beyond: b
     }
 }
 
+/// What [`put_cursor`] appends at most.
+pub(crate) fn cursor_bytes(cursor: &CursorState) -> u64 {
+    let (_, _, destination) = cursor.of.parts();
+    let text = 2 + destination.len().min(usize::from(u16::MAX));
+    (4 + 2 + text + 8 + 8 + 4 + 8 * cursor.beyond.len().min(BEYOND_MAX)) as u64
+}
+
 /// Acknowledgements beyond the lowest gap that a checkpoint keeps.
 const BEYOND_MAX: usize = 8192;
 

@@ -406,7 +406,7 @@ impl Facts {
             tenants.insert(*id, record.clone());
         }
         for (_, cursor) in self.cursors.values() {
-            tenants.move_cursor(cursor.clone());
+            tenants.move_cursor(cursor);
         }
         let states = std::mem::take(&mut self.letters);
         let sealed = index.sealed();
@@ -431,10 +431,9 @@ impl Facts {
                     "records of a tenant whose name is lost cannot be delivered"
                 );
             }
-            tenants.advance(range.tenant, range.last);
             // A range is charged until it is passed wholly: what a start knows without looking at all of its index.
             let known = tenants.find(range.tenant).and_then(|tenant| tenant.live_bytes(range));
-            tenants.charge(range.tenant, range.last, known.unwrap_or_else(|| range.bytes.iter().sum()));
+            tenants.append(range.tenant, range.last, known.unwrap_or_else(|| range.bytes.iter().sum()));
             tenants.give_back(range.tenant);
         }
         tenants

@@ -25,9 +25,12 @@ pub(crate) struct Tenants {
     /// Those whose pod is gone, and whom to tell when they are forgotten.
     leaving: BTreeMap<TenantId, Reply>,
     next: u32,
-    snapshot_bytes: Option<u64>,
     /// Of each, for whoever asks without the writer.
     held: Arc<Held>,
+    /// Sum of what their copies take, kept up to date, since every append asks: but for the letters of `reckon`.
+    copies: u64,
+    /// Whose letters were given out to be changed.
+    reckon: Vec<TenantId>,
     /// Sums over all tenants: bytes in use, guarantees, and what of those is not in use.
     used: u64,
     guaranteed: u64,
@@ -78,6 +81,16 @@ pub(crate) struct Tenant {
     budget: Budget,
     /// The budget's, as others see it.
     held: Arc<AtomicU64>,
+    copy: CopyBytes,
+}
+
+/// What the copy of a tenant takes at the head of a segment, at most.
+#[derive(Debug, Default)]
+struct CopyBytes {
+    record: u64,
+    cursors: u64,
+    /// `None`: to be reckoned anew.
+    letters: Option<u64>,
 }
 
 /// What a registration means for the log.
@@ -97,8 +110,9 @@ impl Tenants {
             by_key: HashMap::new(),
             leaving: BTreeMap::new(),
             next: next.max(1),
-            snapshot_bytes: None,
             held: Arc::default(),
+            copies: 0,
+            reckon: Vec::new(),
             used: 0,
             guaranteed: 0,
             unused: 0,
@@ -130,6 +144,7 @@ impl Tenants {
             registered: 0,
             budget: Budget::default(),
             held: Arc::default(),
+            copy: CopyBytes::default(),
         };
         self.all.iter().map(|(id, tenant)| (*id, copy(tenant))).collect()
     }
@@ -137,15 +152,6 @@ impl Tenants {
     /// One of them.
     pub(crate) fn find(&self, id: TenantId) -> Option<&Tenant> {
         self.all.get(&id)
-    }
-
-    /// Notes a data record, and says which was the last one before.
-    pub(crate) fn advance(&mut self, id: TenantId, sequence: Sequence) -> Sequence {
-        self.all.get_mut(&id).map_or(Sequence::ZERO, |tenant| {
-            let previous = tenant.last;
-            tenant.last = previous.max(sequence);
-            previous
-        })
     }
 
     /// Whether a registration has to be written, and under which number.
@@ -160,7 +166,6 @@ impl Tenants {
 
     /// Adds a tenant, or changes its record.
     pub(crate) fn insert(&mut self, id: TenantId, record: TenantRecord) {
-        self.snapshot_bytes = None;
         self.next = self.next.max(id.0.saturating_add(1));
         // Two may have one key when a crash took the end of the first: the later one is meant.
         let of_key = self.by_key.entry((record.name.clone(), record.pod_uid.clone())).or_insert(id);
@@ -169,17 +174,28 @@ impl Tenants {
             Some(tenant) => {
                 self.guaranteed -= tenant.record.disk.guarantee;
                 self.unused -= tenant.budget.unused(tenant.record.disk);
+                self.copies -= tenant.copy.record;
                 tenant.record = record;
             }
             None => {
-                let budget = Budget::default();
-                let (cursors, letters) = (BTreeMap::new(), Letters::default());
                 let held = self.held.enter(id, record.name.clone());
-                let tenant = Tenant { record, cursors, letters, last: Sequence::ZERO, registered: 0, budget, held };
+                let tenant = Tenant {
+                    record,
+                    cursors: BTreeMap::new(),
+                    letters: Letters::default(),
+                    last: Sequence::ZERO,
+                    registered: 0,
+                    budget: Budget::default(),
+                    held,
+                    // It has no letters.
+                    copy: CopyBytes { letters: Some(0), ..CopyBytes::default() },
+                };
                 self.all.insert(id, tenant);
             }
         }
-        if let Some(tenant) = self.all.get(&id) {
+        if let Some(tenant) = self.all.get_mut(&id) {
+            tenant.copy.record = copy_of_record(&tenant.record);
+            self.copies += tenant.copy.record;
             self.guaranteed = self.guaranteed.saturating_add(tenant.record.disk.guarantee);
             self.unused = self.unused.saturating_add(tenant.budget.unused(tenant.record.disk));
         }
@@ -187,34 +203,41 @@ impl Tenants {
     }
 
     /// What an append of so many bytes would be to the tenant, and how much is to be left for others: all of their guarantees that
-    /// is not in use, unless it is within its own. Guarantees that do not fit into `capacity` shrink evenly.
-    pub(crate) fn share(&self, id: TenantId, bytes: u64, capacity: u64) -> (Share, u64) {
-        let Some(tenant) = self.all.get(&id) else { return (Share::Over, 0) };
-        let shrunk = |bytes: u64| match self.guaranteed > capacity {
-            true => u64::try_from(u128::from(bytes) * u128::from(capacity) / u128::from(self.guaranteed))
+    /// is not in use, unless it is within its own. Guarantees that do not fit into `capacity` shrink evenly. `None`: nobody
+    /// knows the tenant.
+    pub(crate) fn share(&self, id: TenantId, bytes: u64, capacity: u64) -> Option<(Share, u64)> {
+        let tenant = self.all.get(&id)?;
+        let shrunk = |bytes: u64| match bytes.checked_mul(capacity) {
+            _ if self.guaranteed <= capacity => bytes,
+            // As below, and each append pays for it.
+            Some(product) => product / self.guaranteed,
+            None => u64::try_from(u128::from(bytes) * u128::from(capacity) / u128::from(self.guaranteed))
                 .unwrap_or(capacity),
-            false => bytes,
         };
         let limit = tenant.record.disk;
         let others = self.unused.saturating_sub(tenant.budget.unused(limit));
-        match tenant.budget.share(bytes, shrunk(limit.guarantee), limit.ceiling) {
+        Some(match tenant.budget.share(bytes, shrunk(limit.guarantee), limit.ceiling) {
             Share::Borrowed => (Share::Borrowed, shrunk(others)),
             share => (share, 0),
-        }
+        })
     }
 
-    /// Notes what a data record takes.
-    pub(crate) fn charge(&mut self, id: TenantId, sequence: Sequence, bytes: u64) {
-        self.change_budget(id, |budget, tenant| budget.charge(sequence, bytes, tenant.disk));
+    /// Notes a data record and what it takes, and says which was the last one before: one look for a record, since every append
+    /// pays for it.
+    pub(crate) fn append(&mut self, id: TenantId, sequence: Sequence, bytes: u64) -> Sequence {
+        self.change_budget(id, |tenant| {
+            tenant.budget.charge(sequence, bytes, tenant.record.disk);
+            tenant.advance(sequence)
+        })
+        .unwrap_or_default()
     }
 
     /// Gives back what the cursors have passed.
     pub(crate) fn give_back(&mut self, id: TenantId) {
-        let Some(floor) = self.all.get(&id).map(|tenant| Signal::ALL.map(|signal| tenant.floor(signal))) else {
-            return;
-        };
-        let floor = floor.into_iter().min().unwrap_or_default();
-        self.change_budget(id, |budget, _| budget.give_back(floor));
+        self.change_budget(id, |tenant| {
+            let floor = Signal::ALL.into_iter().map(|signal| tenant.floor(signal)).min().unwrap_or_default();
+            tenant.budget.give_back(floor);
+        });
     }
 
     /// The record up to which a tenant is to give up its own for an append of so many bytes; `None` if that would not help.
@@ -225,13 +248,15 @@ impl Tenants {
         (record.drops_oldest && bytes <= ceiling).then(|| budget.frees(needed)).flatten()
     }
 
-    fn change_budget(&mut self, id: TenantId, change: impl FnOnce(&mut Budget, &TenantRecord)) {
-        let Some(Tenant { budget, record, held, .. }) = self.all.get_mut(&id) else { return };
-        let before = (budget.used(), budget.unused(record.disk));
-        change(budget, record);
-        held.store(budget.used(), Ordering::Relaxed);
-        self.used = self.used - before.0 + budget.used();
-        self.unused = self.unused.saturating_sub(before.1).saturating_add(budget.unused(record.disk));
+    fn change_budget<T>(&mut self, id: TenantId, change: impl FnOnce(&mut Tenant) -> T) -> Option<T> {
+        let tenant = self.all.get_mut(&id)?;
+        let limit = tenant.record.disk;
+        let before = (tenant.budget.used(), tenant.budget.unused(limit));
+        let changed = change(tenant);
+        tenant.held.store(tenant.budget.used(), Ordering::Relaxed);
+        self.used = self.used - before.0 + tenant.budget.used();
+        self.unused = self.unused.saturating_sub(before.1).saturating_add(tenant.budget.unused(limit));
+        Some(changed)
     }
 
     /// The same, of one tenant.
@@ -283,9 +308,9 @@ impl Tenants {
 
     /// Forgets a tenant for good. Its number is not given again.
     pub(crate) fn forget(&mut self, id: TenantId) -> Option<Reply> {
-        self.snapshot_bytes = None;
         self.held.leave(id);
-        if let Some(Tenant { record, budget, .. }) = self.all.remove(&id) {
+        if let Some(Tenant { record, budget, copy, .. }) = self.all.remove(&id) {
+            self.copies -= copy.record + copy.cursors + copy.letters.unwrap_or(0);
             self.used -= budget.used();
             self.guaranteed -= record.disk.guarantee;
             self.unused = self.unused.saturating_sub(budget.unused(record.disk));
@@ -298,23 +323,38 @@ impl Tenants {
     }
 
     /// Takes a cursor unless a later one is known: a cursor never goes back, since what it passed may be gone.
-    pub(crate) fn move_cursor(&mut self, cursor: CursorState) -> bool {
+    pub(crate) fn move_cursor(&mut self, cursor: &CursorState) -> bool {
         let Some(tenant) = self.all.get_mut(&cursor.tenant) else { return false };
-        let known = tenant.cursors.get(&cursor.of);
-        if known.is_some_and(|known| known.acknowledged > cursor.acknowledged) {
-            return false;
-        }
-        self.snapshot_bytes = None;
         let id = cursor.tenant;
-        tenant.cursors.insert(cursor.of.clone(), cursor);
-        self.give_back(id);
+        let taken = record::cursor_bytes(cursor);
+        match tenant.cursors.get_mut(&cursor.of) {
+            Some(known) if known.acknowledged > cursor.acknowledged => return false,
+            Some(known) => {
+                let before = record::cursor_bytes(known);
+                tenant.copy.cursors -= before;
+                self.copies -= before;
+                (known.acknowledged, known.delivered_items) = (cursor.acknowledged, cursor.delivered_items);
+                known.beyond.clone_from(&cursor.beyond);
+            }
+            None => drop(tenant.cursors.insert(cursor.of.clone(), cursor.clone())),
+        }
+        tenant.copy.cursors += taken;
+        self.copies += taken;
+        // One that ends before the first rung does gives nothing back, whatever the others say.
+        if tenant.budget.gives_back(cursor.acknowledged) {
+            self.give_back(id);
+        }
         true
     }
 
     /// The letters of a tenant, to be changed.
     pub(crate) fn letters_mut(&mut self, id: TenantId) -> Option<&mut Letters> {
-        self.snapshot_bytes = None;
-        self.all.get_mut(&id).map(|tenant| &mut tenant.letters)
+        let tenant = self.all.get_mut(&id)?;
+        if let Some(before) = tenant.copy.letters.take() {
+            self.copies -= before;
+            self.reckon.push(id);
+        }
+        Some(&mut tenant.letters)
     }
 
     /// Whether nobody needs the range's records any more.
@@ -328,34 +368,43 @@ impl Tenants {
 
     /// An upper bound of the bytes that a copy of everything takes at the head of a segment.
     pub(crate) fn snapshot_bytes(&mut self) -> u64 {
-        let Self { all, snapshot_bytes, .. } = self;
-        *snapshot_bytes.get_or_insert_with(|| {
-            let mut scratch = Vec::new();
-            let rosters = 2 * (record::stride(4 + 4 * all.len()) + ENTRY_BYTES as u64);
-            let tenants: u64 = all
-                .values()
-                .map(|tenant| {
-                    scratch.clear();
-                    record::put_tenant(&mut scratch, &tenant.record);
-                    let copies = 2 * (record::stride(scratch.len()) + ENTRY_BYTES as u64);
-                    scratch.clear();
-                    tenant.cursors.values().for_each(|cursor| record::put_cursor(&mut scratch, cursor, true));
-                    // As if each tenant had its own records of cursors and of letters.
-                    let of_a_record = HEADER_BYTES + ENTRY_BYTES + 8;
-                    let mut records = of_a_record;
-                    if let Some(state) = tenant.letters.state() {
-                        letters::put_state(&mut scratch, TenantId(0), &state);
-                        records += of_a_record;
-                    }
-                    copies + (scratch.len() + records) as u64
-                })
-                .sum();
-            rosters + tenants
-        })
+        for id in self.reckon.drain(..) {
+            // Who is forgotten meanwhile has no copy.
+            let Some(tenant) = self.all.get_mut(&id).filter(|tenant| tenant.copy.letters.is_none()) else { continue };
+            let letters = copy_of_letters(&tenant.letters);
+            tenant.copy.letters = Some(letters);
+            self.copies += letters;
+        }
+        let rosters = 2 * (record::stride(4 + 4 * self.all.len()) + ENTRY_BYTES as u64);
+        rosters + self.copies
     }
 }
 
+/// What a record of cursors or of letters takes beside them, as if each tenant had its own.
+const OF_A_RECORD: u64 = (HEADER_BYTES + ENTRY_BYTES + 8) as u64;
+
+/// Two copies of a tenant's record, and what a record of its cursors takes beside them.
+fn copy_of_record(record: &TenantRecord) -> u64 {
+    let mut payload = Vec::new();
+    record::put_tenant(&mut payload, record);
+    2 * (record::stride(payload.len()) + ENTRY_BYTES as u64) + OF_A_RECORD
+}
+
+fn copy_of_letters(letters: &Letters) -> u64 {
+    let Some(state) = letters.state() else { return 0 };
+    let mut payload = Vec::new();
+    letters::put_state(&mut payload, TenantId(0), &state);
+    payload.len() as u64 + OF_A_RECORD
+}
+
 impl Tenant {
+    /// Notes a data record, and says which was the last one before.
+    fn advance(&mut self, sequence: Sequence) -> Sequence {
+        let previous = self.last;
+        self.last = previous.max(sequence);
+        previous
+    }
+
     /// For tools.
     pub(crate) fn view(&self, id: TenantId) -> TenantView {
         TenantView {
@@ -405,5 +454,59 @@ impl Tenant {
     pub(crate) fn is_pending(&self, entry: &Entry) -> bool {
         let Some((signal, _)) = entry.items() else { return false };
         self.routes(signal).any(|cursor| cursor.is_none_or(|cursor| cursor.is_pending(entry.sequence)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::DestinationName;
+    use crate::queue::tests::tenant_record;
+
+    /// The same from what is there, not from what has changed.
+    fn reckoned(tenants: &Tenants) -> u64 {
+        let cursors = |tenant: &Tenant| {
+            let mut payload = Vec::new();
+            tenant.cursors.values().for_each(|cursor| record::put_cursor(&mut payload, cursor, true));
+            payload.len() as u64
+        };
+        let of_a_tenant = |(_, tenant): (TenantId, &Tenant)| {
+            copy_of_record(&tenant.record) + cursors(tenant) + copy_of_letters(&tenant.letters)
+        };
+        let rosters = 2 * (record::stride(4 + 4 * tenants.len()) + ENTRY_BYTES as u64);
+        rosters + tenants.iter().map(of_a_tenant).sum::<u64>()
+    }
+
+    /// Scenario: tenants come, change, and go; cursors move with more and less beyond them, or are refused; letters come and go,
+    /// and their tenant with them.
+    /// Guarantees: the bytes of the copy that a new segment begins with are known to the byte after each, without a look at
+    /// what has not changed: with less, a segment's head takes room that was promised to records.
+    #[test]
+    fn the_size_of_the_copy_follows_every_change() {
+        let mut rng = fastrand::Rng::with_seed(7);
+        let mut tenants = Tenants::new(1);
+        for number in 0..2_000 {
+            let id = TenantId(rng.u32(1..20));
+            match rng.u8(..5) {
+                0 => tenants.insert(id, tenant_record(&format!("shop/t{}", number % 1_000))),
+                1 => drop(tenants.forget(id)),
+                2 | 3 => {
+                    let of =
+                        CursorOf::Delivery(DestinationName(["d", "another"][rng.usize(..2)].into()), Signal::Traces);
+                    let beyond = (0..rng.u64(..5)).map(Sequence).collect();
+                    let acknowledged = Sequence(rng.u64(..1_000));
+                    tenants.move_cursor(&CursorState { tenant: id, of, acknowledged, beyond, delivered_items: 1 });
+                }
+                _ => {
+                    let Some(letters) = tenants.letters_mut(id) else { continue };
+                    letters.add(Sequence(number + 1), 100);
+                    let oldest = letters.oldest().filter(|_| rng.bool());
+                    letters.remove(oldest.as_slice());
+                }
+            }
+            if rng.bool() {
+                assert_eq!(tenants.snapshot_bytes(), reckoned(&tenants), "after {number}");
+            }
+        }
     }
 }

@@ -38,7 +38,7 @@ fn destination(name: &str) -> DestinationName {
 }
 
 /// Traces go to `a` and `b`, metrics to `a`, logs nowhere but `b`.
-fn tenant_record(name: &str) -> TenantRecord {
+pub(super) fn tenant_record(name: &str) -> TenantRecord {
     TenantRecord {
         name: TenantName::parse(name).expect("a valid name"),
         pod_uid: Some("6d1b9f5e-uid".to_owned()),

@@ -70,7 +70,7 @@ impl<D: Disk> Log<D> {
         self.tenants.insert(id, record.clone());
         self.appender.note_tenant();
         for cursor in cursors {
-            self.tenants.move_cursor(cursor.clone());
+            self.tenants.move_cursor(&cursor);
             self.update.cursors.push(cursor);
         }
         self.removed.extend(left);
