@@ -463,7 +463,7 @@ impl Queue {
         let disk = Arc::new(opened.map_err(|source| directory::failure("opening", &log_path, source))?);
         let survey = Survey::of(&*disk).map_err(recover_error)?;
         let log_id = directory.log_id.or(survey.log_id()).unwrap_or_else(|| fastrand::u64(1..));
-        directory.note_format(log_id)?;
+        directory.note_format(log_id);
 
         let mut meta = SledMeta::new(config.data_dir.join("meta"), log_id);
         let (saved, was_damaged) = meta::load_or_discard(&mut meta);

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use pillion_loadtest::client::{self, Connection};
 
 /// Nobody waits longer for an answer: a gateway that is started again needs a second or two.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What the gateway said.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use crate::pod::{self, Report, Spec};
 /// What the worker logs when the driver's list is complete.
 const LISTED: &str = "the CSI driver has told every volume";
 
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The commands under test.
 #[derive(Debug, Clone, Copy)]

@@ -22,7 +22,7 @@ use crate::kubelet::{Kubelet, Registered};
 use crate::lines::Lines;
 
 /// A driver that says nothing for this long has failed.
-const SILENCE_MAX: Duration = Duration::from_secs(60);
+const SILENCE_MAX: Duration = Duration::from_secs(300);
 
 /// The process. Killed when dropped.
 #[derive(Debug)]

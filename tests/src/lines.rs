@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A process that says nothing for this long has failed.
-const SILENCE_MAX: Duration = Duration::from_secs(60);
+const SILENCE_MAX: Duration = Duration::from_secs(300);
 
 /// The lines of a stream, read by a thread of their own so that the process never blocks on a full pipe.
 #[derive(Debug, Clone)]

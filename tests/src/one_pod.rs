@@ -9,7 +9,7 @@ use crate::gateway::{Gateway, below, directory};
 use crate::pod::{Pod, Report, Spec};
 
 /// How long a test waits for what should be there in milliseconds.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What differs between tests.
 #[derive(Debug, Clone)]

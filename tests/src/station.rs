@@ -11,7 +11,7 @@ use crate::compare;
 use crate::gateway::{Gateway, directory, free_address};
 
 /// How long a test waits for what should be there in milliseconds.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// All of it. Ends when dropped.
 #[derive(Debug)]

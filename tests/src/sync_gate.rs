@@ -29,7 +29,7 @@ use rustix::net::{
 use crate::sys;
 
 /// A gateway that never syncs is wrong.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// EIO, as a broken disk answers.
 const BROKEN: i32 = 5;

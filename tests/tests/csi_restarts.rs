@@ -12,7 +12,7 @@ use pillion_tests::pod::{Pod, Spec};
 const NODE: &str = env!("CARGO_BIN_EXE_pillion-node");
 const POD: &str = env!("CARGO_BIN_EXE_pillion-pod");
 
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 fn config(backend: std::net::SocketAddr, paths: &Paths) -> String {
     format!(

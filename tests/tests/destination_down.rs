@@ -7,7 +7,7 @@ use pillion_tests::one_pod::{OnePod, Setup, everything_arrives};
 
 const NODE: &str = env!("CARGO_BIN_EXE_pillion-node");
 const POD: &str = env!("CARGO_BIN_EXE_pillion-pod");
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 fn check(fault: Fault) {
     let destination = "retry_on_failure: {initial_interval: 50ms, max_interval: 200ms}";

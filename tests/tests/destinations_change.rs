@@ -11,7 +11,7 @@ use pillion_tests::pod::{Pod, Spec};
 
 const NODE: &str = env!("CARGO_BIN_EXE_pillion-node");
 const POD: &str = env!("CARGO_BIN_EXE_pillion-pod");
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Scenario: a pod's only destination takes nothing; the gateway is started again with another destination instead, which begins at
 /// the tail; another pod of the same tenant sends; the gateway is started once more.

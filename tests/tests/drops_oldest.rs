@@ -8,7 +8,7 @@ use pillion_tests::one_pod::{OnePod, Setup};
 
 const NODE: &str = env!("CARGO_BIN_EXE_pillion-node");
 const POD: &str = env!("CARGO_BIN_EXE_pillion-pod");
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Items that the gateway says it has dropped.
 fn dropped(gateway: &Gateway) -> u64 {

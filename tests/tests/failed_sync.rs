@@ -12,7 +12,7 @@ use pillion_tests::sync_gate::SyncGate;
 
 const NODE: &str = env!("CARGO_BIN_EXE_pillion-node");
 const GATED: &str = env!("CARGO_BIN_EXE_pillion-gated");
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Requests that wait for the disk; as many connections.
 const WAITING: u64 = 6;

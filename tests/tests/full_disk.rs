@@ -225,6 +225,28 @@ fn a_full_filesystem_costs_nothing_and_intake_resumes_by_itself() {
     assert!(status.success(), "{status}\n{}", node.gateway.log());
 }
 
+/// Scenario: the worker is killed while its filesystem is full to the last block; the backend recovers; the space returns.
+/// Guarantees: it starts all the same, and delivers what was acknowledged; intake resumes with the space.
+#[test]
+fn a_gateway_starts_on_a_filesystem_that_is_full_to_the_last_block() {
+    let mut node = Node::start("0");
+    node.sink.fail_with(Fault::Unavailable);
+    node.send_until_taken();
+    node.send_until_refused();
+    node.foreign.take_everything();
+    assert_eq!(node.foreign.free(), 0);
+    node.gateway.kill_worker();
+    node.gateway.wait_for_metric("pillion_worker_restarts_total", |restarts| restarts == 1.0);
+
+    node.sink.fail_with(Fault::None);
+    node.everything_arrives();
+    node.foreign.give_back();
+    node.send_until_taken();
+    node.everything_arrives();
+    let status = node.gateway.stop();
+    assert!(status.success(), "{status}\n{}", node.gateway.log());
+}
+
 /// Scenario: somebody else's file leaves less than `node.min_free`, under load; it goes.
 /// Guarantees: intake stops before the filesystem is full, in words that name the setting, and resumes by itself; what is
 /// queued is delivered meanwhile.

@@ -15,7 +15,7 @@ const KILLS: u64 = 50;
 /// What a crash may repeat on average: records since the last checkpoint of the cursors (at most 1,000), 5 spans each.
 const REPEATED_PER_KILL_MAX: u64 = 1_000 * 5;
 
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 fn config(backend: std::net::SocketAddr) -> String {
     format!(

@@ -226,14 +226,20 @@ impl<D: Disk> Appender<D> {
             self.write_out(requests)?;
             self.seal(false)?;
         }
-        self.begin(tenants, now_unix_ms)
+        self.begin(length, tenants, now_unix_ms)
     }
 
-    fn begin(&mut self, tenants: &mut Tenants, now_unix_ms: u64) -> Result<(), Failure> {
+    /// Of a segment that is begun for a record of this length, at least.
+    pub(crate) fn bytes_to_begin(&self, length: usize, tenants: &mut Tenants) -> u64 {
+        let footer = footer::footer_bytes_max(0, tenants.len());
+        SEGMENT_HEADER_BYTES + self.snapshot_bytes(tenants) + footer + Self::cost(length)
+    }
+
+    fn begin(&mut self, length: usize, tenants: &mut Tenants, now_unix_ms: u64) -> Result<(), Failure> {
         let header = SegmentHeader { created_unix_ms: now_unix_ms, tenants_next: tenants.next(), ..self.identity };
-        let (key, file) = self.space.take(&header)?;
+        let bytes = self.bytes_to_begin(length, tenants);
+        let (key, file, length) = self.space.take(&header, bytes)?;
         self.index.begin(key, file.clone());
-        let length = self.space.segment_bytes;
         let start = SEGMENT_HEADER_BYTES;
         let tenants_now = tenants.len();
         self.open = Some(Open {

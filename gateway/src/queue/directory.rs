@@ -9,7 +9,7 @@ mod access;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
@@ -39,7 +39,7 @@ impl DirectoryLock {
         access::check(path)?;
         let mut file = open_lock(path)?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Self::taken(path, file),
+            Ok(()) => Ok(Self::taken(path, file)),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(locked(path, &mut file)),
             Err(error) => Err(failure("locking", &path.join("lock"), error.into())),
         }
@@ -52,13 +52,13 @@ impl DirectoryLock {
         access::check(path)?;
         let file = open_lock(path)?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Self::taken(path, file),
+            Ok(()) => return Ok(Self::taken(path, file)),
             Err(rustix::io::Errno::WOULDBLOCK) => occupied(),
             Err(error) => return Err(failed(error)),
         }
         loop {
             match rustix::fs::flock(&file, FlockOperation::LockExclusive) {
-                Ok(()) => return Self::taken(path, file),
+                Ok(()) => return Ok(Self::taken(path, file)),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(failed(error)),
             }
@@ -85,10 +85,16 @@ impl DirectoryLock {
         self.file.try_clone().map(OwnedFd::from)
     }
 
-    fn taken(path: &Path, mut file: File) -> Result<Self, OpenError> {
-        let noted = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
-        noted.map_err(|source| failure("locking", &path.join("lock"), source))?;
-        Ok(Self { path: path.to_owned(), file })
+    /// Says whose it is now, for people. In place, so that a disk that is full to the last block has room for it; if not, a start
+    /// does not fail for that.
+    fn taken(path: &Path, file: File) -> Self {
+        let holder = format!("{}\n", std::process::id());
+        let noted = file.write_all_at(holder.as_bytes(), 0).and_then(|()| file.set_len(holder.len() as u64));
+        if noted.is_err() {
+            // Nobody is better than somebody else.
+            let _ = file.set_len(0);
+        }
+        Self { path: path.to_owned(), file }
     }
 }
 
@@ -107,10 +113,10 @@ impl Directory {
         Ok(Self { lock, log_id })
     }
 
-    /// Writes the format file unless it says so already.
-    pub(crate) fn note_format(&self, log_id: u64) -> Result<(), OpenError> {
+    /// Writes the format file unless it says so already. On a full disk that waits for another start: the segments say it too.
+    pub(crate) fn note_format(&self, log_id: u64) {
         if self.log_id == Some(log_id) {
-            return Ok(());
+            return;
         }
         let dir = &self.lock.path;
         let (new, path) = (dir.join("format.new"), dir.join("format"));
@@ -121,7 +127,9 @@ impl Directory {
             std::fs::rename(&new, &path)?;
             File::open(dir)?.sync_all()
         };
-        write().map_err(|source| failure("writing", &path, source))
+        if let Err(error) = write() {
+            tracing::warn!(path = %path.display(), %error, "the data directory's format cannot be noted");
+        }
     }
 }
 

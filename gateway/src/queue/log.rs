@@ -379,7 +379,8 @@ impl<D: Disk> Log<D> {
             if cost > self.appender.fresh_room(&mut self.tenants) {
                 return Err(AppendError::TooLarge);
             }
-            self.appender.space.ensure(1, 0).map_err(|failure| self.refusal(failure))?;
+            let bytes = self.appender.bytes_to_begin(payload.len(), &mut self.tenants);
+            self.appender.space.ensure_some(bytes).map_err(|failure| self.refusal(failure))?;
         }
         self.make_room(payload.len(), group)?;
         self.appender.stage(Fields::metadata(kind, tenant, group.1), payload, &[], None);

@@ -141,27 +141,45 @@ impl<D: Disk> Space<D> {
                     grown.map_err(|error| refusal("reserving space", error))?;
                     self.spares[at].length = segment_bytes;
                 }
-                None => self.create()?,
+                None => self.create(self.segment_bytes)?,
             }
         }
     }
 
-    fn is_ready(&self, spare: &Spare<D>) -> bool {
-        // More than one owner: a reader is not done with its last life.
-        spare.length >= self.segment_bytes && Arc::strong_count(&spare.file) == 1
+    /// Has a spare ready for what frees space by being written: a whole one, or, where the disk has no room for that, one of at
+    /// least `bytes`. Without it, others' files would decide whether anything is ever freed.
+    pub(crate) fn ensure_some(&mut self, bytes: u64) -> Result<(), Failure> {
+        match self.ensure(1, 0) {
+            Err(Failure::Full) => {}
+            other => return other,
+        }
+        if let Some(short) = self.spares.iter().find(|spare| holds(spare, bytes)) {
+            // A start may have found it with holes.
+            let reserved = self.disk.resize(&short.file, short.length).and_then(|()| self.disk.sync(&short.file));
+            return reserved.map_err(|error| refusal("reserving space", error));
+        }
+        let bytes = bytes.max(self.segment_bytes / 64);
+        if self.disk_bytes() + bytes > self.limit(0) {
+            return Err(Failure::Full);
+        }
+        self.create(bytes)
     }
 
-    fn create(&mut self) -> Result<(), Failure> {
+    fn is_ready(&self, spare: &Spare<D>) -> bool {
+        holds(spare, self.segment_bytes)
+    }
+
+    fn create(&mut self, bytes: u64) -> Result<(), Failure> {
         let key = SegmentKey { id: self.id(), generation: 0, salt: self.rng.u32(..) };
         let name = key.free_name();
-        let file = self.disk.create(&name, self.segment_bytes).map_err(|error| refusal("making a segment", error))?;
+        let file = self.disk.create(&name, bytes).map_err(|error| refusal("making a segment", error))?;
         // It holds nothing yet: a failure here loses nothing, and a full disk shows itself here at the latest.
         if let Err(error) = self.disk.sync(&file) {
             drop(self.disk.remove(&name));
             return Err(refusal("syncing a new segment", error));
         }
         self.directory_changed = true;
-        self.spares.push(Spare { key, file: Arc::new(file), length: self.segment_bytes });
+        self.spares.push(Spare { key, file: Arc::new(file), length: bytes });
         Ok(())
     }
 
@@ -170,9 +188,16 @@ impl<D: Disk> Space<D> {
         self.next_id - 1
     }
 
-    /// Turns a spare into a segment that may hold records. `ensure` must have said that there is one.
-    pub(crate) fn take(&mut self, header: &SegmentHeader) -> Result<(SegmentKey, Arc<D::File>), Failure> {
-        let at = self.spares.iter().position(|spare| self.is_ready(spare)).ok_or(Failure::Full)?;
+    /// Turns a spare into a segment that may hold records, and says how long it is: whole, or at least `bytes`. `ensure` or
+    /// `ensure_some` must have said that there is one.
+    pub(crate) fn take(
+        &mut self,
+        header: &SegmentHeader,
+        bytes: u64,
+    ) -> Result<(SegmentKey, Arc<D::File>, u64), Failure> {
+        let whole = self.spares.iter().position(|spare| self.is_ready(spare));
+        let some = || self.spares.iter().position(|spare| holds(spare, bytes));
+        let at = whole.or_else(some).ok_or(Failure::Full)?;
         let failed = |action| move |error| Failure::Io(action, error);
         if self.directory_changed {
             self.disk.sync_dir().map_err(failed("syncing the log's directory"))?;
@@ -189,7 +214,7 @@ impl<D: Disk> Space<D> {
         self.disk.rename(&spare.key.free_name(), &key.name()).map_err(failed("naming a segment"))?;
         self.disk.sync_dir().map_err(failed("syncing the log's directory"))?;
         self.used_bytes += spare.length;
-        Ok((key, spare.file))
+        Ok((key, spare.file, spare.length))
     }
 
     /// Room for a segment that is made elsewhere, and its key.
@@ -239,6 +264,11 @@ impl<D: Disk> Space<D> {
         self.directory_changed = true;
         Ok(())
     }
+}
+
+/// Whether it is so long and nobody else's: a reader may not be done with its last life.
+fn holds<D: Disk>(spare: &Spare<D>, bytes: u64) -> bool {
+    spare.length >= bytes && Arc::strong_count(&spare.file) == 1
 }
 
 fn refusal(action: &'static str, error: io::Error) -> Failure {

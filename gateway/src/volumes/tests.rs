@@ -21,7 +21,7 @@ use super::*;
 const UID: &str = "1d0c-1";
 
 /// What a wait may take before the test has failed.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What the tenants were told.
 #[derive(Debug)]

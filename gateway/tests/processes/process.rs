@@ -16,7 +16,7 @@ pub(crate) const PILLION: &str = env!("CARGO_BIN_EXE_pillion");
 /// What the worker logs when it serves.
 pub(crate) const READY: &str = "pillion is serving";
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A running `pillion`. Killed when dropped.
 #[derive(Debug)]

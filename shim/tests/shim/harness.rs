@@ -22,7 +22,7 @@ use rustix::net::{
 };
 
 /// Far beyond what any step takes; only a broken shim meets it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Two ports that no other test gets, as long as this lives: they are bound here without listening, so that the kernel
 /// gives them to nobody, and SO_REUSEADDR lets the shim bind them as well.

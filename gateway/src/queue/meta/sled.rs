@@ -1,7 +1,7 @@
 //! Metadata in sled, used so that none of its weaknesses reaches the data.
 //!
-//! Owns the directory `meta/`. Every call into sled runs where a panic or a hang is survived: opening on a thread of its
-//! own with a time limit, the rest behind `catch_unwind`. `flush` of sled 0.34 is not an fsync: its file is synced after.
+//! Owns the directory `meta/`. Every call into sled runs where a panic or a hang is survived: opening and reading on a
+//! thread of its own with a time limit, the rest behind `catch_unwind`. `flush` of sled 0.34 is not an fsync: its file is synced after.
 
 use std::any::Any;
 use std::fs::File;
@@ -109,8 +109,12 @@ impl SledMeta {
 
 impl Meta for SledMeta {
     fn load(&mut self) -> Result<Option<Saved>, String> {
-        let db = open(&self.path)?;
-        let saved = survive(|| self.read(&db))?;
+        let reader = Self::new(self.path.clone(), self.log_id);
+        let (db, saved) = in_time(move || {
+            let db = open(&reader.path)?;
+            let saved = reader.read(&db)?;
+            Ok((db, saved))
+        })?;
         self.db = Some(db);
         Ok(saved)
     }
@@ -135,7 +139,8 @@ impl Meta for SledMeta {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(text(error)),
             _ => drop(remove(&aside)),
         }
-        self.db = Some(open(&self.path)?);
+        let path = self.path.clone();
+        self.db = Some(in_time(move || open(&path))?);
         Ok(())
     }
 }
@@ -145,19 +150,22 @@ fn remove(path: &Path) -> std::io::Result<()> {
     if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) }
 }
 
-/// Opens the database on a thread that may hang or die.
-fn open(path: &Path) -> Result<sled::Db, String> {
-    let (opened, result) = mpsc::sync_channel(1);
-    let config = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None);
+/// Does it on a thread that may hang or die.
+fn in_time<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {
+    let (done, result) = mpsc::sync_channel(1);
     std::thread::Builder::new()
         .name("queue-meta-open".to_owned())
-        .spawn(move || drop(opened.try_send(config.open())))
+        .spawn(move || drop(done.try_send(work())))
         .map_err(text)?;
     match result.recv_timeout(OPEN_TIME_MAX) {
-        Ok(db) => db.map_err(text),
+        Ok(result) => result,
         Err(mpsc::RecvTimeoutError::Timeout) => Err("sled does not open in time".to_owned()),
         Err(mpsc::RecvTimeoutError::Disconnected) => Err("sled panicked while it was opened".to_owned()),
     }
+}
+
+fn open(path: &Path) -> Result<sled::Db, String> {
+    sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None).open().map_err(text)
 }
 
 fn survive<T>(call: impl FnOnce() -> Result<T, String>) -> Result<T, String> {

@@ -134,6 +134,26 @@ fn a_full_disk_refuses_and_resumes_when_space_returns() {
     world.restart(Crash::PowerLoss, false);
 }
 
+/// Scenario: the process is killed on a disk that is full, and others leave half a segment of it; then everything is delivered.
+/// Guarantees: cursors are saved there and free the rest: intake resumes with the disk as it is.
+#[test]
+fn half_a_segment_of_disk_is_enough_for_cursors() {
+    let (mut world, tenant) = world();
+    world.disk.set_faults(Faults { capacity: 3 * SEGMENT_BYTES, ..Faults::default() });
+    let mut last = Sequence::ZERO;
+    while let Ok(sequence) = world.append(tenant, true, &[1000]) {
+        last = sequence;
+    }
+    world.restart(Crash::Kill, false);
+    let left = world.log.appender.space.disk_bytes() + SEGMENT_BYTES / 2;
+    world.disk.set_faults(Faults { capacity: left, ..Faults::default() });
+    assert_eq!(world.append(tenant, true, &[1000]), Err(AppendError::Full));
+    world.acknowledge(tenant, last);
+    let resumed = (0..4).any(|_| world.append(tenant, true, &[1000]).is_ok());
+    assert!(resumed && !world.stats.is_poisoned());
+    world.restart(Crash::PowerLoss, false);
+}
+
 /// Scenario: there is no space at one call: at the first that can allocate, the second, and so on, through a run of appends that
 /// makes, grows and recycles segments; then there is space again. Where the call leaves the log in doubt it is poisoned and the
 /// process starts anew, with no space at one call once more.

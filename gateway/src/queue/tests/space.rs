@@ -494,13 +494,13 @@ fn spares_of_a_full_log_make_room_for_a_relocation() {
     let header = SegmentHeader { class: 0, created_unix_ms: 0, log_id: 1, epoch: 1, tenants_next: 1 };
     for _ in 0..8 {
         space.ensure(1, 2 * SEGMENT_BYTES).expect("room for data");
-        space.take(&header).expect("ready");
+        space.take(&header, SEGMENT_BYTES).expect("ready");
     }
     assert!(space.ensure(1, 2 * SEGMENT_BYTES).is_err(), "full for data");
     space.ensure(1, 0).expect("cursors");
-    let (key, file) = space.take(&header).expect("ready");
+    let (key, file, _) = space.take(&header, SEGMENT_BYTES).expect("ready");
     space.ensure(1, 0).expect("cursors");
-    space.take(&header).expect("ready");
+    space.take(&header, SEGMENT_BYTES).expect("ready");
     let done = crate::queue::index::Segment {
         key,
         file,
