@@ -374,17 +374,22 @@ impl<D: Disk> Log<D> {
         payload: &[u8],
         group: (&[Request], u64),
     ) -> Result<(), AppendError> {
-        let cost = Appender::<D>::cost(payload.len());
+        self.make_room_for_metadata(payload.len(), group)?;
+        self.appender.stage(Fields::metadata(kind, tenant, group.1), payload, &[], None);
+        Ok(())
+    }
+
+    /// Has the open segment have room for a record of this length that is not data: nothing that fits is refused afterwards.
+    fn make_room_for_metadata(&mut self, length: usize, group: (&[Request], u64)) -> Result<(), AppendError> {
+        let cost = Appender::<D>::cost(length);
         if cost > self.appender.room() {
             if cost > self.appender.fresh_room(&mut self.tenants) {
                 return Err(AppendError::TooLarge);
             }
-            let bytes = self.appender.bytes_to_begin(payload.len(), &mut self.tenants);
+            let bytes = self.appender.bytes_to_begin(length, &mut self.tenants);
             self.appender.space.ensure_some(bytes).map_err(|failure| self.refusal(failure))?;
         }
-        self.make_room(payload.len(), group)?;
-        self.appender.stage(Fields::metadata(kind, tenant, group.1), payload, &[], None);
-        Ok(())
+        self.make_room(length, group)
     }
 
     fn make_room(&mut self, length: usize, group: (&[Request], u64)) -> Result<(), AppendError> {

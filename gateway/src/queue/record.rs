@@ -196,7 +196,8 @@ pub(crate) fn take_tenant(mut input: &[u8]) -> Option<(TenantRecord, Vec<CursorS
         false => MemoryLimit { guarantee: 0, ceiling: u64::MAX },
     };
     let drops_oldest = input.try_get_u8().is_ok_and(|drops| drops != 0);
-    let cursors = take_cursors(input)?;
+    // Whatever a later release appends, the tenant is known.
+    let cursors = take_cursors(input).unwrap_or_default();
     Some((TenantRecord { name, pod_uid, destinations, max_age, disk, drops_oldest }, cursors))
 }
 

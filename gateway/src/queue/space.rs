@@ -98,7 +98,9 @@ impl<D: Disk> Space<D> {
     /// What may be used when so much of it is left for others. Who leaves nothing frees space with what it writes (cursors and
     /// copies), so it has two segments beyond what was found: otherwise a lowered limit would be for ever.
     fn limit(&self, reserve: u64) -> u64 {
-        let found = if reserve == 0 { self.found_bytes + 2 * self.segment_bytes } else { 0 };
+        // What was freed since does not come back.
+        let found = self.found_bytes.min(self.used_bytes) + 2 * self.segment_bytes;
+        let found = if reserve == 0 { found } else { 0 };
         self.disk_bytes_max.max(found)
     }
 
@@ -158,7 +160,7 @@ impl<D: Disk> Space<D> {
             let reserved = self.disk.resize(&short.file, short.length).and_then(|()| self.disk.sync(&short.file));
             return reserved.map_err(|error| refusal("reserving space", error));
         }
-        let bytes = bytes.max(self.segment_bytes / 64);
+        let bytes = (bytes + self.segment_bytes / 64).min(self.segment_bytes);
         if self.disk_bytes() + bytes > self.limit(0) {
             return Err(Failure::Full);
         }

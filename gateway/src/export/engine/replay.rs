@@ -6,7 +6,7 @@
 //! ```text
 //! marked (in the log) -> waiting -> read -> lane -> accepted              Gone: no letter any more
 //!                           ^         |          -> refused for good      Stays: a letter without the mark
-//!                         parked  <---+  its destination has enough of them; next when one of those is settled
+//!                         parked  <---+  its destination has enough of them; next when it has not
 //! ```
 //! Stays is said once, when it happens: said again later it could take back a mark that somebody has set since. If the writer has no room for
 //! it the letter keeps its mark, and is sent again when somebody asks, or after a start. Gone is said until it is durable, and until then the
@@ -121,11 +121,28 @@ impl Replays {
         gone.into_iter().for_each(|place| self.settle(place));
     }
 
-    /// It is in its lane no more: the next one for that destination may be read.
+    /// It is in its lane no more.
     fn unload(&mut self, place: Place) {
-        let outlet = self.loaded.remove(&place);
-        let parked = outlet.and_then(|outlet| self.parked.get_mut(&outlet));
-        self.waiting.extend(parked.and_then(VecDeque::pop_front));
+        self.loaded.remove(&place);
+    }
+
+    fn has_room(&self, outlet: usize) -> bool {
+        self.loaded.values().filter(|of| **of == outlet).count() < LOADED_MAX
+    }
+
+    /// Takes the next one for each destination that has room again. One at a time: what it turns out to be decides about the room.
+    fn unpark(&mut self) {
+        if self.reading > 0 || !self.waiting.is_empty() || self.parked.is_empty() {
+            return;
+        }
+        let mut parked = std::mem::take(&mut self.parked);
+        for (outlet, places) in &mut parked {
+            if self.has_room(*outlet) {
+                self.waiting.extend(places.pop_front());
+            }
+        }
+        parked.retain(|_, places| !places.is_empty());
+        self.parked = parked;
     }
 }
 
@@ -150,6 +167,7 @@ impl Engine {
                 Fetched::Marked(found.unwrap_or_default())
             }));
         }
+        replays.unpark();
         while replays.reading < READS_MAX
             && let Some(place) = replays.waiting.pop_front()
         {
@@ -167,6 +185,7 @@ impl Engine {
             Fetched::Marked(places) => self.replays.take_marked(places),
             Fetched::Letter(place, read) => {
                 self.replays.reading -= 1;
+                self.sweep = true;
                 match read {
                     Ok(Some(letter)) => self.load_letter(place, letter),
                     // Dropped or purged meanwhile, or damaged, which is counted.
@@ -193,7 +212,7 @@ impl Engine {
         };
         let Some(lane) = self.lanes.at(number) else { return };
         let outlet = lane.outlet;
-        if self.replays.loaded.values().filter(|of| **of == outlet).count() >= LOADED_MAX {
+        if !self.replays.has_room(outlet) {
             return self.replays.parked.entry(outlet).or_default().push_back(place);
         }
         self.replays.loaded.insert(place, outlet);

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use super::super::appender::Appender;
 use super::super::footer::Entry;
 use super::super::group::{Outcome, Request};
 use super::super::index::Wanted;
@@ -63,8 +64,12 @@ impl<D: Disk> Log<D> {
         payload.clear();
         record::put_tenant(&mut payload, record);
         cursors.iter().for_each(|cursor| record::put_cursor(&mut payload, cursor, true));
-        // Twice: until the next segment begins there is no other copy, and without it the tenant's data has no owner.
-        let staged = (0..2).try_for_each(|_| self.stage_metadata(Kind::Tenant, id, &payload, group));
+        // Twice: until the next segment begins there is no other copy, and without it the tenant's data has no owner. Both or none: a
+        // first one that a second is refused after would end cursors of which nobody is told.
+        let both = 2 * usize::try_from(Appender::<D>::cost(payload.len())).unwrap_or(usize::MAX / 2);
+        let room = self.make_room_for_metadata(both, group);
+        let staged =
+            room.and_then(|()| (0..2).try_for_each(|_| self.stage_metadata(Kind::Tenant, id, &payload, group)));
         self.payload = payload;
         staged?;
         self.tenants.insert(id, record.clone());

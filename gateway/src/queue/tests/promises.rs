@@ -171,6 +171,12 @@ fn a_full_disk_at_any_call_costs_nothing() {
                 world.acknowledge(tenant, last);
             }
         }
+        if !world.stats.is_poisoned() {
+            let length =
+                |name: &String| world.disk.length(&world.disk.open(name).expect("listed")).expect("it is open");
+            let found: u64 = world.disk.list().expect("listed").iter().map(length).sum();
+            assert_eq!(found, world.log.appender.space.disk_bytes(), "nothing that nobody knows of stays, call {call}");
+        }
         if world.stats.is_poisoned() {
             world.disk.set_faults(Faults { full_in: 1 + call % 3, ..Faults::default() });
             world.restart(Crash::PowerLoss, false);
