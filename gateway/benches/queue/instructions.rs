@@ -1,7 +1,7 @@
 //! Instructions a record, counted by callgrind: the figure that neither the disk nor other processes change.
 //!
 //! An arm runs twice, with so many records and with twice as many; the difference is what those cost, without the start and
-//! the end. What counts is the writer's loop, and the loop of whoever appends (this bench, so what it does itself is in it). The
+//! the end. What counts are the writer's steps (its loop around them may be inlined into the thread's beginning), and the loop of whoever appends (this bench, so what it does itself is in it). The
 //! thread that saves metadata does so once a second, and a second has few instructions under callgrind: it is left out.
 
 use std::path::Path;
@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use super::aims::Aim;
 use super::arm::Load;
 
-const WRITER: &str = ":pillion_gateway::queue::writer::run";
+const WRITER: &str = ":pillion_gateway::queue::log::Log<D>::step";
 const SENDER: &str = ":<queue::pillion::Pillion as queue::arm::Engine>::run";
 
 /// Whole runs, or differences of them.
