@@ -101,7 +101,12 @@ impl Disk for RealDisk {
     }
 
     fn resize(&self, file: &File, length: u64) -> io::Result<()> {
-        if file.metadata()?.len() > length { file.set_len(length) } else { reserve(file, length) }
+        let before = file.metadata()?.len();
+        if before > length {
+            return file.set_len(length);
+        }
+        // What it got of a disk that is full is not kept.
+        reserve(file, length).inspect_err(|_| drop(file.set_len(before)))
     }
 
     fn length(&self, file: &File) -> io::Result<u64> {
