@@ -120,13 +120,17 @@ fn adapt(text: &str, backend: &str, can_add: bool) -> Result<String> {
     let mut endpoints = 0;
     for line in text.lines() {
         let trimmed = line.trim_start();
+        let indent = &line[..line.len() - trimmed.len()];
         if trimmed.starts_with("endpoint: ") {
             endpoints += 1;
-            let indent = &line[..line.len() - trimmed.len()];
             out.push_str(&format!("{indent}endpoint: \"http://{backend}:{BACKEND_OTLP}\"\n"));
         } else if can_add || trimmed != "add: [SYS_RESOURCE]" {
             out.push_str(line);
             out.push('\n');
+        }
+        if trimmed.starts_with("data_dir: ") {
+            // However full the disk of whoever runs the tests is.
+            out.push_str(&format!("{indent}min_free: 1MiB\n"));
         }
     }
     ensure!(endpoints == 1, "the manifests have {endpoints} endpoints, not one");
@@ -138,7 +142,7 @@ mod tests {
     use super::*;
 
     /// Scenario: the manifests as they are in the repository.
-    /// Guarantees: exactly the endpoint changes, and the capability where a node cannot give it.
+    /// Guarantees: exactly the endpoint changes, what must be free of the disk, and the capability where a node cannot give it.
     #[test]
     fn only_the_endpoint_and_an_impossible_capability_change() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/yaml");
@@ -146,6 +150,7 @@ mod tests {
         let less = manifests(&folder, "192.0.2.1", false).unwrap();
 
         assert_eq!(given.lines().filter(|line| line.contains("endpoint: \"http://192.0.2.1:24317\"")).count(), 1);
+        assert_eq!(given.lines().filter(|line| line.trim() == "min_free: 1MiB").count(), 1);
         assert_eq!(given.lines().count(), less.lines().count() + 1);
         assert!(given.contains("add: [SYS_RESOURCE]") && !less.contains("add: [SYS_RESOURCE]"));
         assert!(adapt("kind: x", "192.0.2.1", true).unwrap_err().to_string().contains("0 endpoints"));
