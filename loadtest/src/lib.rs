@@ -12,7 +12,7 @@
 //! - [`baselines`] gets what others make into a cache; [`limits`] gives every agent the same memory.
 //! - [`cell`] is one run of one arm, measured; [`verdict`] says what may be said of several.
 //! - [`saturate`] counts spans per CPU-second in a closed loop, beside the floor.
-//! - [`compare`] runs rounds of them, [`report`] tells what came of it, [`assert`] whether it may; [`cli`] is the command.
+//! - [`compare`] runs rounds of them, [`report`] tells what came of it, [`mod@assert`] whether it may; [`cli`] is the command.
 //!
 //! For benches and tests:
 //! - [`payload`] makes small requests from given ids, and reads the ids back.
