@@ -98,6 +98,18 @@ fn a_destination_that_refuses_everything_makes_no_dead_letters() {
     node.stop(false);
 }
 
+/// Answers that say nothing of the content: who asks has no right, no such path or method, and so on.
+const HTTP_OWN_FAULTS: [u16; 13] = [401, 403, 404, 405, 407, 410, 415, 421, 426, 431, 451, 501, 505];
+const GRPC_OWN_FAULTS: [u16; 4] = [16, 7, 5, 12];
+
+/// All of them in turn.
+fn own_fault(number: usize, over_http: bool) -> Say {
+    match over_http {
+        true => Say::Http(HTTP_OWN_FAULTS[number % HTTP_OWN_FAULTS.len()], None),
+        false => Say::Status(GRPC_OWN_FAULTS[number % GRPC_OWN_FAULTS.len()], None),
+    }
+}
+
 /// Scenario: for as many tries as an hour has at the usual pace of one in thirty seconds, the destination gives every answer that is
 /// its own fault, in turn: 401, 403, a wrong path, a wrong method and so on; then it works.
 /// Guarantees: it costs nothing: one request is tried at a time, nothing becomes a dead letter, and all of it arrives once.
@@ -107,14 +119,9 @@ fn an_hour_of_refusals_that_are_the_destinations_own_fault_costs_nothing() {
     for over_http in [false, true] {
         let tries = Arc::new(AtomicUsize::new(0));
         let counted = tries.clone();
-        let mind = move |_: &Request| {
-            const HTTP: [u16; 13] = [401, 403, 404, 405, 407, 410, 415, 421, 426, 431, 451, 501, 505];
-            const GRPC: [u16; 4] = [16, 7, 5, 12];
-            match counted.fetch_add(1, Ordering::SeqCst) {
-                TRIES.. => Say::Ok,
-                number if over_http => Say::Http(HTTP[number % HTTP.len()], None),
-                number => Say::Status(GRPC[number % GRPC.len()], None),
-            }
+        let mind = move |_: &Request| match counted.fetch_add(1, Ordering::SeqCst) {
+            TRIES.. => Say::Ok,
+            number => own_fault(number, over_http),
         };
         let backend = if over_http { Backend::http(mind) } else { Backend::grpc(mind) };
         let mut destination = if over_http { http(&backend) } else { grpc(&backend) };
@@ -142,10 +149,8 @@ fn an_hour_of_refusals_that_are_the_destinations_own_fault_costs_nothing() {
 #[test]
 fn refusals_of_one_tenant_that_are_the_destinations_own_fault_cost_nothing() {
     const ROUNDS: usize = 4;
-    const HTTP: [u16; 13] = [401, 403, 404, 405, 407, 410, 415, 421, 426, 431, 451, 501, 505];
-    const GRPC: [u16; 4] = [16, 7, 5, 12];
     for over_http in [false, true] {
-        let tries = if over_http { ROUNDS * HTTP.len() } else { ROUNDS * GRPC.len() };
+        let tries = ROUNDS * if over_http { HTTP_OWN_FAULTS.len() } else { GRPC_OWN_FAULTS.len() };
         let refused = Arc::new(AtomicUsize::new(0));
         let counted = refused.clone();
         let mind = move |request: &Request| {
@@ -154,8 +159,7 @@ fn refusals_of_one_tenant_that_are_the_destinations_own_fault_cost_nothing() {
             }
             match counted.fetch_add(1, Ordering::SeqCst) {
                 number if number >= tries => Say::Ok,
-                number if over_http => Say::Http(HTTP[number % HTTP.len()], None),
-                number => Say::Status(GRPC[number % GRPC.len()], None),
+                number => own_fault(number, over_http),
             }
         };
         let backend = if over_http { Backend::http(mind) } else { Backend::grpc(mind) };
