@@ -30,7 +30,7 @@ const FAULT: u8 = 3;
 /// An assertion does not hold.
 const BROKEN: u8 = 4;
 
-/// Runs the command; 0 is well, 1 failed, 2 wrong arguments, 3 an arm lost, repeated, changed or misattributed items,
+/// Runs the command; 0 is well, 1 it or one of its runs failed, 2 wrong arguments, 3 an arm lost, repeated, changed or misattributed items,
 /// 4 an assertion does not hold.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -81,7 +81,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     }
 }
 
-/// A comparison that was made, or what changed since; and whether what must hold does.
+/// A comparison that was made, or what changed since; the exit status is that of the last one.
 fn tell_again(old: &Path, new: Option<&Path>, assertions: Option<&Path>, out: Option<&Path>) -> Result<ExitCode> {
     let assertions = assertions.map(Assertions::load).transpose()?;
     let old = report::read(old)?;
@@ -99,8 +99,7 @@ fn tell_again(old: &Path, new: Option<&Path>, assertions: Option<&Path>, out: Op
     if let Some(out) = out {
         report::write(&last, out)?;
     }
-    let holds = check(assertions.as_ref(), &[&last])?;
-    Ok(if holds { ExitCode::SUCCESS } else { ExitCode::from(BROKEN) })
+    exit(&[last], assertions.as_ref())
 }
 
 /// Tells of each assertion whether it holds; true when all do.
@@ -229,7 +228,6 @@ fn saturate(
     (seconds, rounds, seed): (f64, usize, u64),
     places: &Places,
 ) -> Result<ExitCode> {
-    ensure!(seconds.is_finite() && seconds > 0.0, "--seconds: above 0");
     let (arms, missing) = arms::of(names, places, Quota::Open)?;
     let scratch = places.scratch.clone().unwrap_or_else(std::env::temp_dir);
     let request = saturate::Request { sizes, seconds, rounds, seed, command: command(seed), scratch: &scratch };
@@ -243,7 +241,8 @@ fn saturate(
         std::fs::write(dir.join("saturation.txt"), saturation.table())?;
         tell(format_args!("wrote {}", dir.join("saturation.json").display()));
     }
-    Ok(if saturation.runs.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    let all = rounds * saturation.sizes.len() * saturation.arms.len();
+    Ok(if saturation.runs.len() < all.max(1) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 fn be_the_floor(mode: &str, listen: SocketAddr, backend: SocketAddr, data: PathBuf) -> Result<ExitCode> {
@@ -278,16 +277,20 @@ fn show(progress: &Progress<'_>, rounds: usize) {
     drop(write!(stderr(), "\r\x1b[K{line}"));
 }
 
+/// A mistake of an arm weighs more than a run that failed, which weighs more than an assertion: less was measured for it.
 fn exit(comparisons: &[Comparison], assertions: Option<&Assertions>) -> Result<ExitCode> {
     let is_wrong = |comparison: &Comparison| {
         let mut arms = comparison.arms.iter();
         arms.any(|arm| !verdict::mistakes(&arm.name, &comparison.cells, &comparison.scenario).is_empty())
     };
+    let is_short =
+        |comparison: &Comparison| comparison.cells.len() < (comparison.rounds * comparison.arms.len()).max(1);
     let holds = check(assertions, &comparisons.iter().collect::<Vec<_>>())?;
-    Ok(match (comparisons.iter().any(is_wrong), holds) {
-        (true, _) => ExitCode::from(FAULT),
-        (false, false) => ExitCode::from(BROKEN),
-        (false, true) => ExitCode::SUCCESS,
+    Ok(match (comparisons.iter().any(is_wrong), comparisons.iter().any(is_short), holds) {
+        (true, _, _) => ExitCode::from(FAULT),
+        (false, true, _) => ExitCode::FAILURE,
+        (false, false, false) => ExitCode::from(BROKEN),
+        (false, false, true) => ExitCode::SUCCESS,
     })
 }
 
@@ -308,6 +311,21 @@ fn tell(line: std::fmt::Arguments<'_>) {
 fn pods_list(text: &str) -> Result<Vec<usize>, String> {
     let list = text.strip_prefix("pods=").unwrap_or(text);
     list.split(',').map(|number| number.parse().map_err(|_| format!("{number:?} is no number of pods"))).collect()
+}
+
+/// An amount of something in a cluster.
+fn amount(text: &str) -> Result<f64, String> {
+    number(text, 0.0, 1e9)
+}
+
+/// How long a load lasts: at most a day.
+fn seconds(text: &str) -> Result<f64, String> {
+    number(text, 0.001, 86_400.0)
+}
+
+fn number(text: &str, least: f64, most: f64) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number| (least..=most).contains(number));
+    number.ok_or_else(|| format!("{text:?} is no number from {least} to {most}"))
 }
 
 /// A path that outlives a change of directory.

@@ -22,6 +22,11 @@
 //! allow = ["lost", "duplicated"]
 //! ```
 
+mod bounds;
+#[cfg(test)]
+mod tests;
+
+use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
@@ -29,7 +34,6 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::generator::{Bounds, Compression, Protocol, Transport};
-use crate::identity::PODS_MAX;
 use crate::profile::{CARDINAL, SHOP};
 use crate::schedule::{Arrivals, Phase, Rates};
 use crate::template::Batch;
@@ -53,6 +57,9 @@ pub const COMMITTED: &[(&str, &str)] = &[
     ("quick", include_str!("../scenarios/quick.toml")),
     ("steady", include_str!("../scenarios/steady.toml")),
 ];
+
+/// Of a scenario's file.
+const FILE_BYTES_MAX: usize = 256 << 10;
 
 /// One scenario.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -247,7 +254,10 @@ impl Scenario {
         if !Path::new(name).is_file() {
             bail!("no scenario and no file is called {name:?}: `list` tells the names");
         }
-        let text = std::fs::read_to_string(name).with_context(|| format!("reading {name}"))?;
+        let mut text = String::new();
+        let file = std::fs::File::open(name).with_context(|| format!("opening {name}"))?;
+        file.take(FILE_BYTES_MAX as u64 + 1).read_to_string(&mut text).with_context(|| format!("reading {name}"))?;
+        ensure!(text.len() <= FILE_BYTES_MAX, "{name}: a scenario has at most {} KiB", FILE_BYTES_MAX >> 10);
         Self::parse(&text).with_context(|| format!("the scenario of {name}"))
     }
 
@@ -260,36 +270,7 @@ impl Scenario {
 
     /// Refuses what cannot be run.
     pub fn check(&self) -> Result<()> {
-        let positive = |value: f64| value.is_finite() && value > 0.0;
-        ensure!((1..=PODS_MAX).contains(&self.pods), "pods: 1 to {PODS_MAX}");
-        ensure!(positive(self.seconds) && self.seconds <= 86_400.0, "seconds: above 0, at most a day");
-        ensure!(self.warmup.is_finite() && self.warmup >= 0.0, "warmup: at least 0");
-        ensure!(
-            self.requests_per_second.is_finite() && self.requests_per_second >= 0.0,
-            "requests_per_second: at least 0"
-        );
-        ensure!(positive(self.timeout), "timeout: above 0");
-        ensure!(self.outstanding > 0 && self.connections > 0, "outstanding and connections: at least 1");
-        ensure!(self.batch().iter().sum::<usize>() > 0, "items: of at least one signal");
-        let shares = self.shares();
-        ensure!(shares.iter().all(|share| share.is_finite() && *share >= 0.0), "shares: at least 0");
-        ensure!(shares.iter().sum::<f64>() > 0.0, "shares: of at least one signal");
-        let unsent = shares.iter().zip(self.batch()).any(|(share, items)| *share > 0.0 && items == 0);
-        ensure!(!unsent, "shares: a signal with a share needs items");
-        ensure!(
-            self.phases.iter().all(|phase| phase.factor.is_finite() && phase.factor >= 0.0),
-            "phases: a factor is at least 0"
-        );
-        ensure!(self.phases.is_sorted_by(|a, b| a.at <= b.at), "phases: in order of time");
-        ensure!(self.events.is_sorted_by(|a, b| a.at <= b.at), "events: in order of time");
-        ensure!(self.events.iter().all(|event| event.at >= 0.0 && event.at <= self.seconds), "events: within the run");
-        let needs_disk = self.events.iter().any(|event| matches!(event.what, Deed::DiskFull | Deed::DiskFree));
-        ensure!(!needs_disk || self.disk_mib.is_some(), "disk_mib: a disk that fills up needs a size");
-        ensure!(self.disk_mib.is_none_or(|mib| (1..=4096).contains(&mib)), "disk_mib: 1 to 4096");
-        if let Some(noisy) = self.noisy {
-            ensure!(noisy.pods < self.pods && positive(noisy.factor), "noisy: fewer than all pods, a factor above 0");
-        }
-        Ok(())
+        bounds::check(self)
     }
 
     /// Items in a request of each signal.
@@ -370,42 +351,5 @@ impl Scenario {
             "{} pods x {} requests/s of {items}, {arrivals} arrivals, open loop, {protocol}, {compression}, {connections}",
             self.pods, self.requests_per_second
         )
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Scenario: every committed file.
-    /// Guarantees: it can be run, and says what it is for.
-    #[test]
-    fn committed_scenarios_can_be_run() {
-        for (name, _) in COMMITTED {
-            let scenario = Scenario::load(name).unwrap();
-            assert!(!scenario.about.is_empty(), "{name}");
-        }
-        let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios")).unwrap().count();
-        assert_eq!(files, COMMITTED.len(), "each file is in the list");
-    }
-
-    /// Scenario: files with a mistake that a person would make.
-    /// Guarantees: each is refused before anything is started, and the message names the key.
-    #[test]
-    fn wrong_scenarios_are_refused_by_name() {
-        let right = "about = \"x\"\npods = 2\nseconds = 1.0\nrequests_per_second = 5.0\nitems = {traces = 1}\n";
-        Scenario::parse(right).unwrap();
-        for (key, line) in [
-            ("noisy", "noisy = {pods = 2, factor = 2.0}"),
-            ("shares", "shares = {logs = 1.0}"),
-            ("events", "events = [{at = 2.0, do = \"backend-up\"}]"),
-            ("phases", "phases = [{at = 0.5, factor = 1.0}, {at = 0.2, factor = 1.0}]"),
-            ("disk_mib", "events = [{at = 0.5, do = \"disk-full\"}]"),
-            ("timeout", "timeout = 0.0"),
-            ("outstandin", "outstandin = 3"),
-        ] {
-            let error = format!("{:#}", Scenario::parse(&format!("{right}{line}\n")).unwrap_err());
-            assert!(error.contains(key), "{key}: {error}");
-        }
     }
 }

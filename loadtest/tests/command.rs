@@ -77,6 +77,42 @@ fn a_missing_arm_is_reported_and_never_left_out_in_silence() {
     assert!(told.contains("MISSING rotel: rotel-agent is not there"), "{told}");
 }
 
+/// Scenario: an arm that ends before it is ready, beside one that runs, and alone.
+/// Guarantees: the run that failed is told, and the exit status is that of a failure although the other arm was measured.
+#[test]
+fn a_run_that_fails_fails_the_command() {
+    for arms in ["direct,pillion", "pillion"] {
+        let run = Command::new(PROGRAM)
+            .args(["run", "quick", "--seconds", "0.5", "--arms", arms, "--pillion", "/bin/false"])
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&run.stdout);
+        assert_eq!(run.status.code(), Some(1), "{told}\n{}", String::from_utf8_lossy(&run.stderr));
+        assert!(told.contains("MISSING pillion: round 1: starting pillion"), "{told}");
+    }
+}
+
+/// Scenario: a result in which an arm lost items, told again.
+/// Guarantees: the exit status is that of the run itself.
+#[test]
+fn a_mistake_that_is_told_again_is_one_still() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let run = Command::new(PROGRAM)
+        .args(["run", "quick", "--seconds", "0.5", "--arms", "direct", "--out"])
+        .arg(&out)
+        .output()
+        .unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let report = || Command::new(PROGRAM).arg("report").arg(&out).output().unwrap().status.code();
+    assert_eq!(report(), Some(0));
+    let file = out.join("comparison.json");
+    let mut json: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    json["cells"][0]["account"]["lost"] = 5.into();
+    std::fs::write(&file, json.to_string()).unwrap();
+    assert_eq!(report(), Some(3));
+}
+
 /// Scenario: whoever reads the output has gone before it comes, as in `| head`.
 /// Guarantees: no panic, and the exit status of what was asked for.
 #[test]

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::builder::TypedValueParser;
 use clap::{Args, Parser, Subcommand};
 
-use super::{absolute, pods_list};
+use super::{absolute, amount, pods_list, seconds};
 use crate::report::Cluster;
 use crate::scenario::Scenario;
 
@@ -26,7 +26,7 @@ Examples:
 It needs neither root nor a cluster: each pod gets a network namespace in a user namespace, by `unshare` of util-linux and
 `ip` of iproute2. `pillion` is looked for beside this program.
 
-Exit status: 0 well, 1 failed, 2 wrong arguments, 3 an arm lost, repeated, changed or misattributed items, or has a slow tail,
+Exit status: 0 well, 1 it or one of its runs failed, 2 wrong arguments, 3 an arm lost, repeated, changed or misattributed items, or has a slow tail,
 4 an assertion of --assert does not hold.";
 
 /// Compares ways in which telemetry may leave a pod: each started for real, under the same load, every item accounted for.
@@ -107,7 +107,7 @@ pub(super) enum Task {
         )]
         arms: Vec<String>,
         /// Of load, for each arm and size
-        #[arg(long, default_value_t = 4.0)]
+        #[arg(long, default_value_t = 4.0, value_parser = seconds)]
         seconds: f64,
         /// Runs of each arm and size
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000).map(usize::from))]
@@ -166,31 +166,31 @@ pub(super) struct Load {
 #[derive(Debug, Args)]
 pub(super) struct ClusterArguments {
     /// Nodes
-    #[arg(long, default_value_t = Cluster::default().nodes)]
+    #[arg(long, default_value_t = Cluster::default().nodes, value_parser = amount)]
     nodes: f64,
     /// Pods with telemetry on each node
-    #[arg(long, default_value_t = Cluster::default().pods)]
+    #[arg(long, default_value_t = Cluster::default().pods, value_parser = amount)]
     pods: f64,
     /// Items that each pod sends a second
-    #[arg(long, default_value_t = Cluster::default().items_per_second)]
+    #[arg(long, default_value_t = Cluster::default().items_per_second, value_parser = amount)]
     items: f64,
     /// What a sidecar requests, MiB
-    #[arg(long, default_value_t = Cluster::default().sidecar_memory_mib)]
+    #[arg(long, default_value_t = Cluster::default().sidecar_memory_mib, value_parser = amount)]
     sidecar_memory: f64,
     /// What a sidecar requests, thousandths of a processor
-    #[arg(long, default_value_t = Cluster::default().sidecar_cpu_milli)]
+    #[arg(long, default_value_t = Cluster::default().sidecar_cpu_milli, value_parser = amount)]
     sidecar_cpu: f64,
     /// What is shared on a node requests, MiB
-    #[arg(long, default_value_t = Cluster::default().gateway_memory_mib)]
+    #[arg(long, default_value_t = Cluster::default().gateway_memory_mib, value_parser = amount)]
     gateway_memory: f64,
     /// What is shared on a node requests, thousandths of a processor
-    #[arg(long, default_value_t = Cluster::default().gateway_cpu_milli)]
+    #[arg(long, default_value_t = Cluster::default().gateway_cpu_milli, value_parser = amount)]
     gateway_cpu: f64,
     /// What a shim requests, MiB
-    #[arg(long, default_value_t = Cluster::default().shim_memory_mib)]
+    #[arg(long, default_value_t = Cluster::default().shim_memory_mib, value_parser = amount)]
     shim_memory: f64,
     /// What a shim requests, thousandths of a processor
-    #[arg(long, default_value_t = Cluster::default().shim_cpu_milli)]
+    #[arg(long, default_value_t = Cluster::default().shim_cpu_milli, value_parser = amount)]
     shim_cpu: f64,
 }
 
@@ -270,5 +270,19 @@ mod tests {
         Arguments::command().debug_assert();
         let sweep = Arguments::try_parse_from(["x", "sweep", "pods=2,40"]).expect("a valid command");
         assert!(matches!(sweep.task, Task::Sweep { numbers, .. } if numbers == [2, 40]));
+    }
+
+    /// Scenario: amounts and times that are no numbers, or none that could be meant.
+    /// Guarantees: they are refused as arguments, before anything is read or started.
+    #[test]
+    fn amounts_are_finite() {
+        for value in ["nan", "inf", "-1", "1e300", "x"] {
+            let option = format!("--pods={value}");
+            assert!(Arguments::try_parse_from(["x", "cost", "result", &option]).is_err(), "{value}");
+            let option = format!("--seconds={value}");
+            assert!(Arguments::try_parse_from(["x", "saturate", &option]).is_err(), "{value}");
+        }
+        assert!(Arguments::try_parse_from(["x", "saturate", "--seconds=0"]).is_err(), "nothing is measured");
+        assert!(Arguments::try_parse_from(["x", "cost", "result", "--pods", "0"]).is_ok());
     }
 }
