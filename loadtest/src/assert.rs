@@ -4,7 +4,8 @@
 //! [[assert]]
 //! figure = "agent_cpu_s_per_million"   # a key of the CSV
 //! arm = "pillion"
-//! against = "otelcol"                  # a ratio to this arm, geometric mean over the rounds; without it, the arm's median
+//! against = "otelcol"                  # a ratio to this arm, geometric mean over the rounds; without it, the arm's median, or
+//!                                      # the sum of all rounds of what was lost, repeated, changed, misattributed, reordered
 //! at_most = 0.5                        # or at_least
 //! ```
 
@@ -89,11 +90,8 @@ impl Assertion {
     fn value(&self, comparison: &Comparison) -> Option<f64> {
         let (figure, items) = (self.figure()?, comparison.items_per_request());
         let of = |cell: &Cell| figure.value(cell, items);
-        let Some(other) = &self.against else { return comparison.median(&self.arm, of) };
+        let Some(other) = &self.against else { return figure.of_arm(comparison, &self.arm) };
         // A void run has no latency, which `value` knows; its other figures count.
-        let cells: Vec<Cell> = comparison.cells.to_vec();
-        let values = |cell: &Cell| of(cells.iter().find(|own| own.arm == cell.arm && own.round == cell.round)?);
-        let unvoid: Vec<Cell> = cells.iter().cloned().map(|cell| Cell { void: None, ..cell }).collect();
-        Some(Ratio::of(&pairs(&unvoid, &self.arm, other, values), comparison.seed)?.mean)
+        Some(Ratio::of(&pairs(&comparison.cells, &self.arm, other, of), comparison.seed)?.mean)
     }
 }

@@ -65,6 +65,9 @@ const LATENESS_MAX_MS: f64 = 1.0;
 /// less of it draws ratios towards 1, and flatters nobody.
 const LATENESS_SHARE_MAX: f64 = 0.25;
 
+/// A percentile is told when at least so many were slower.
+const SLOWER_MIN: f64 = 10.0;
+
 /// The delay of a slow backend.
 const SLOW: Duration = Duration::from_millis(500);
 
@@ -146,7 +149,7 @@ pub struct Requests {
     pub examples: Vec<String>,
 }
 
-/// Milliseconds; `None`: more requests than that share had no answer.
+/// Milliseconds; `None`: more requests than that share had no answer, or there were too few of them to tell.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Percentiles {
     /// Half of them were faster.
@@ -157,6 +160,12 @@ pub struct Percentiles {
     pub p999: Option<f64>,
     /// The slowest.
     pub max: Option<f64>,
+    /// How many they are made of.
+    #[serde(default)]
+    pub count: u64,
+    /// Of those, how many never had an answer.
+    #[serde(default)]
+    pub unanswered: u64,
 }
 
 /// CPU seconds.
@@ -469,9 +478,42 @@ impl Cell {
 
 impl Percentiles {
     fn of(latencies: &Latencies) -> Self {
-        let at = |share| latencies.percentile(share).map(millis);
-        Self { p50: at(0.5), p99: at(0.99), p999: at(0.999), max: latencies.max().map(millis) }
+        let (count, unanswered) = (latencies.count(), latencies.unanswered());
+        let at = |share| latencies.percentile(share).filter(|_| is_enough(count, share)).map(millis);
+        Self { p50: at(0.5), p99: at(0.99), p999: at(0.999), max: latencies.max().map(millis), count, unanswered }
     }
+
+    /// The median; infinite when more than half had no answer. So that no median, ratio or assertion passes over a round because
+    /// its agent did not answer.
+    pub fn p50(&self) -> Option<f64> {
+        self.or_never(self.p50, 0.5)
+    }
+
+    /// The same of 99 of a hundred.
+    pub fn p99(&self) -> Option<f64> {
+        self.or_never(self.p99, 0.99)
+    }
+
+    /// The same of 999 of a thousand.
+    pub fn p999(&self) -> Option<f64> {
+        self.or_never(self.p999, 0.999)
+    }
+
+    /// The slowest; infinite when any had no answer.
+    pub fn max(&self) -> Option<f64> {
+        self.max.or((self.unanswered > 0).then_some(f64::INFINITY))
+    }
+
+    fn or_never(&self, value: Option<f64>, share: f64) -> Option<f64> {
+        let is_unanswered = self.unanswered as f64 > self.count as f64 * (1.0 - share);
+        value.or((is_unanswered && is_enough(self.count, share)).then_some(f64::INFINITY))
+    }
+}
+
+/// Whether a percentile is more than the luck of a few requests.
+fn is_enough(count: u64, share: f64) -> bool {
+    // Half a request for what floating point makes of 1 - 0.99.
+    count as f64 * (1.0 - share) + 0.5 >= SLOWER_MIN
 }
 
 /// Why latencies say nothing when the generator was so late, and what to do about it.

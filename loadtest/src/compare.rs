@@ -197,13 +197,14 @@ impl Comparison {
     pub fn median(&self, arm: &str, figure: impl Fn(&Cell) -> Option<f64>) -> Option<f64> {
         let mut values: Vec<f64> = self.of(arm).filter_map(figure).collect();
         values.sort_by(f64::total_cmp);
+        // An infinite one is a round without an answer: it counts.
         let (lower, upper) = (values.get(values.len().checked_sub(1)? / 2)?, values.get(values.len() / 2)?);
         Some(f64::midpoint(*lower, *upper))
     }
 
     /// Whether a Collector in each pod was run: without one, nothing is said about full sidecars.
     pub fn has_collector_sidecars(&self) -> bool {
-        let is_one = |arm: &&About| arm.name.starts_with("otelcol") && arm.name != "otelcol-daemonset";
+        let is_one = |arm: &&About| matches!(arm.name.as_str(), "otelcol" | "otelcol-minimal");
         self.arms.iter().filter(is_one).any(|arm| self.of(&arm.name).next().is_some())
     }
 

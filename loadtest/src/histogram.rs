@@ -46,6 +46,11 @@ impl Latencies {
         self.answered.len() + self.unanswered
     }
 
+    /// How many of them never ended well.
+    pub fn unanswered(&self) -> u64 {
+        self.unanswered
+    }
+
     /// The time below which that share (0 to 1) of all requests was answered; `None` when fewer were, or none at all.
     pub fn percentile(&self, share: f64) -> Option<Duration> {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rank between 1 and count")]

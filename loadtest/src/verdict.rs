@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! mistakes   what the judge counted, in any round, unless the scenario makes it fair
-//! ratio      of two arms in the same round, each round one; geometric mean, and a 95 % interval by bootstrap over the rounds.
-//!            No verdict where the interval includes 1, where there are fewer than five rounds, or where a run was void.
+//! ratio      of two arms in the same round, each round one; geometric mean, and a 95 % interval by bootstrap-t over the rounds
+//!            (studentized: of few rounds, resampled means alone make intervals that are too short, and one verdict in seven from
+//!            nothing). No verdict where the interval includes 1, or from fewer than five rounds. Rounds in which either run was
+//!            void, or one acknowledged less of the load than the other, are not compared; one without an answer ends the matter.
 //! slow tail  p99.9 against p50 at least TAIL times worse than without an agent in the same round, in every round, and above
 //!            TAIL_MS: some requests wait for something that is not the load
 //! ```
@@ -22,6 +24,13 @@ mod tests;
 pub const ROUNDS_MIN: usize = 5;
 
 const RESAMPLES: usize = 2_000;
+
+/// Shares of the load that two arms acknowledged, to be compared at all.
+const ACKNOWLEDGED_ALIKE: f64 = 0.01;
+
+/// The p99 without an agent, in terms of its median over the rounds, from which a round says nothing about latency.
+const DISTURBED: f64 = 3.0;
+
 const TAIL: f64 = 5.0;
 const TAIL_MS: f64 = 10.0;
 
@@ -30,36 +39,50 @@ const TAIL_MS: f64 = 10.0;
 pub struct Ratio {
     /// Geometric mean over the rounds.
     pub mean: f64,
-    /// 95 % of the resamples are above.
+    /// The lower end of the 95 % interval.
     pub low: f64,
-    /// 95 % of the resamples are below, as many as are above `low`.
+    /// Its upper end.
     pub high: f64,
     /// Rounds that it is made of.
     pub rounds: usize,
 }
 
 impl Ratio {
-    /// From pairs of the same round, of positive figures; `None` without any.
+    /// From pairs of the same round, of positive figures; `None` without any, or when one is infinite.
     pub fn of(pairs: &[(f64, f64)], seed: u64) -> Option<Self> {
-        let logs: Vec<f64> =
-            pairs.iter().map(|(one, other)| (one / other).ln()).filter(|log| log.is_finite()).collect();
-        if logs.is_empty() {
+        let logs: Vec<f64> = pairs.iter().map(|(one, other)| (one / other).ln()).collect();
+        if logs.is_empty() || !logs.iter().all(|log| log.is_finite()) {
             return None;
         }
-        let mean_of = |values: &mut dyn Iterator<Item = f64>| values.sum::<f64>() / logs.len() as f64;
+        let (mean, error) = mean_and_error(&logs);
         let mut rng = Rng::with_seed(seed);
-        let mut means: Vec<f64> =
-            (0..RESAMPLES).map(|_| mean_of(&mut (0..logs.len()).map(|_| logs[rng.usize(..logs.len())]))).collect();
-        means.sort_by(f64::total_cmp);
-        let at = |share: usize| means[(RESAMPLES - 1) * share / 1_000].exp();
-        let mean = mean_of(&mut logs.iter().copied()).exp();
-        Some(Self { mean, low: at(25), high: at(975), rounds: logs.len() })
+        let mut distances: Vec<f64> = (0..RESAMPLES)
+            .map(|_| {
+                let resample: Vec<f64> = logs.iter().map(|_| logs[rng.usize(..logs.len())]).collect();
+                let (its_mean, its_error) = mean_and_error(&resample);
+                // In its own standard errors; a resample of one value over and over is as far away as can be.
+                let away = its_mean - mean;
+                if away == 0.0 { 0.0 } else { away / its_error }
+            })
+            .collect();
+        distances.sort_by(f64::total_cmp);
+        let at = |share: usize| distances[(RESAMPLES - 1) * share / 1_000];
+        // Of rounds that do not differ at all there is no interval but the point.
+        let end = |distance: f64| if error > 0.0 { (mean - distance * error).exp() } else { mean.exp() };
+        Some(Self { mean: mean.exp(), low: end(at(975)), high: end(at(25)), rounds: logs.len() })
     }
 
     /// Whether it says anything.
     pub fn is_decided(&self) -> bool {
         self.rounds >= ROUNDS_MIN && (self.low > 1.0 || self.high < 1.0)
     }
+}
+
+fn mean_and_error(values: &[f64]) -> (f64, f64) {
+    let count = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / count;
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    (mean, (squares / (count - 1.0).max(1.0) / count).sqrt())
 }
 
 /// What an arm did wrong, a sentence each.
@@ -103,19 +126,48 @@ fn slow_tail(arm: &str, cells: &[Cell]) -> Option<String> {
     })
 }
 
-/// Pairs of one figure of two arms, by round; rounds in which either run was void, or has no such figure, are left out.
+/// Pairs of one figure of two arms, by round; rounds in which one has no such figure, or acknowledged less of the load than the
+/// other, are left out: who does less has it easier.
 pub fn pairs(cells: &[Cell], one: &str, other: &str, figure: impl Fn(&Cell) -> Option<f64>) -> Vec<(f64, f64)> {
-    let of = |arm: &str, round: usize| {
-        let cell = cells.iter().find(|cell| cell.arm == arm && cell.round == round && cell.void.is_none())?;
-        figure(cell).filter(|value| *value > 0.0)
-    };
+    let of = |arm: &str, round: usize| cells.iter().find(|cell| cell.arm == arm && cell.round == round);
     let rounds = cells.iter().map(|cell| cell.round).max().map_or(0, |last| last + 1);
-    (0..rounds).filter_map(|round| of(one, round).zip(of(other, round))).collect()
+    let alike = (0..rounds).filter_map(|round| of(one, round).zip(of(other, round))).filter(|(one, other)| {
+        let acknowledged = [one, other].map(|cell| cell.requests.acknowledged as f64 / cell.requests.due.max(1) as f64);
+        (acknowledged[0] - acknowledged[1]).abs() <= ACKNOWLEDGED_ALIKE
+    });
+    alike
+        .filter_map(|(one, other)| figure(one).zip(figure(other)))
+        .filter(|(one, other)| one.min(*other) > 0.0)
+        .collect()
+}
+
+/// Rounds in which the machine itself answered much later than in the others, as the run without an agent shows.
+pub fn disturbed(cells: &[Cell]) -> Vec<usize> {
+    let direct: Vec<(usize, f64)> = cells
+        .iter()
+        .filter(|cell| cell.arm == "direct" && cell.void.is_none())
+        .filter_map(|cell| Some((cell.round, cell.latency.p99?)))
+        .collect();
+    let mut sorted: Vec<f64> = direct.iter().map(|(_, p99)| *p99).collect();
+    sorted.sort_by(f64::total_cmp);
+    let Some(median) = sorted.get(sorted.len() / 2).filter(|_| sorted.len() >= 3) else { return Vec::new() };
+    direct.iter().filter(|(_, p99)| *p99 > DISTURBED * median).map(|(round, _)| *round).collect()
 }
 
 /// A sentence about one figure of two arms: who takes less, how sure that is, or why nothing can be said.
-pub fn sentence(what: &str, one: &str, other: &str, ratio: Option<Ratio>) -> String {
-    let Some(ratio) = ratio else { return format!("{what}: no verdict, no round has it of both {one} and {other}") };
+pub fn sentence(what: &str, one: &str, other: &str, pairs: &[(f64, f64)], seed: u64) -> String {
+    let never = |of: fn(&(f64, f64)) -> f64| pairs.iter().filter(|pair| of(pair).is_infinite()).count();
+    for (arm, rounds) in [(one, never(|pair| pair.0)), (other, never(|pair| pair.1))] {
+        if rounds > 0 {
+            return format!(
+                "{what}: no verdict, in {rounds} of {} rounds too many requests of {arm} had no answer",
+                pairs.len()
+            );
+        }
+    }
+    let Some(ratio) = Ratio::of(pairs, seed) else {
+        return format!("{what}: no verdict, no round has it of both {one} and {other}, with as much acknowledged");
+    };
     let interval = format!("{:.2} to {:.2}, {} rounds", ratio.low, ratio.high, ratio.rounds);
     if ratio.rounds < ROUNDS_MIN {
         return format!(

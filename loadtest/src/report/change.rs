@@ -19,16 +19,15 @@ pub fn change(old: &Comparison, new: &Comparison) -> String {
         }
         out.push_str(&format!("\n{:36}{:>14}{:>14}{:>10}\n", arm.name, "old", "new", "new/old"));
         for figure in FIGURES {
-            let median = |comparison: &Comparison| {
-                let items = comparison.items_per_request();
-                comparison.median(&arm.name, |cell| figure.value(cell, items))
-            };
-            let (then, now) = (median(old), median(new));
+            let (then, now) = (figure.of_arm(old, &arm.name), figure.of_arm(new, &arm.name));
             if then.is_none() && now.is_none() {
                 continue;
             }
-            let text = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.*}", figure.digits));
-            let ratio = then.zip(now).filter(|(then, _)| *then > 0.0).map(|(then, now)| now / then);
+            let text = |value: Option<f64>| figure.told(value);
+            let ratio = then
+                .zip(now)
+                .filter(|(then, now)| *then > 0.0 && then.max(*now).is_finite())
+                .map(|(then, now)| now / then);
             let ratio = ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
             out.push_str(&format!("{:36}{:>14}{:>14}{ratio:>10}\n", figure.name, text(then), text(now)));
         }

@@ -64,14 +64,11 @@ pub fn html(comparison: &Comparison) -> String {
 }
 
 fn table(comparison: &Comparison) -> String {
-    let items = comparison.items_per_request();
     let head: String =
         comparison.arms.iter().map(|arm| format!("<th scope=\"col\">{}</th>", escaped(&arm.name))).collect();
     let rows = FIGURES.iter().map(|figure| {
-        let values = comparison.arms.iter().map(|arm| {
-            let value = comparison.median(&arm.name, |cell| figure.value(cell, items));
-            format!("<td>{}</td>", value.map_or("–".to_owned(), |value| format!("{value:.*}", figure.digits)))
-        });
+        let values =
+            comparison.arms.iter().map(|arm| format!("<td>{}</td>", figure.told(figure.of_arm(comparison, &arm.name))));
         format!("<tr><th scope=\"row\">{}</th>{}</tr>\n", escaped(figure.name), values.collect::<String>())
     });
     format!(
@@ -86,15 +83,16 @@ fn chart(comparison: &Comparison, figure: &Figure) -> Option<String> {
     const WIDTH: f64 = 360.0;
     let items = comparison.items_per_request();
     let of = |arm: &str| -> Vec<f64> { comparison.of(arm).filter_map(|cell| figure.value(cell, items)).collect() };
-    let most = comparison.arms.iter().flat_map(|arm| of(&arm.name)).fold(0.0, f64::max);
+    let finite = |value: &f64| value.is_finite();
+    let most = comparison.arms.iter().flat_map(|arm| of(&arm.name)).filter(finite).fold(0.0, f64::max);
     if most <= 0.0 {
         return None;
     }
     let mut rows = String::new();
     for (index, arm) in comparison.arms.iter().enumerate() {
         let (top, values) = (index * ROW, of(&arm.name));
-        let median = comparison.median(&arm.name, |cell| figure.value(cell, items));
-        let told = median.map_or("not measured".to_owned(), |median| format!("{median:.*}", figure.digits));
+        let median = figure.of_arm(comparison, &arm.name);
+        let told = median.map_or("not measured".to_owned(), |median| figure.told(Some(median)));
         let class = if arm.name.starts_with("pillion") { "own" } else { "other" };
         rows.push_str(&format!(
             "<text x=\"0\" y=\"{}\">{}</text><text x=\"{WIDTH}\" y=\"{}\" text-anchor=\"end\">{told}</text>\
@@ -105,10 +103,10 @@ fn chart(comparison: &Comparison, figure: &Figure) -> Option<String> {
             top + 14,
             top + 20,
             top + 20,
-            median.unwrap_or(0.0) / most * WIDTH
+            median.unwrap_or(0.0).min(most) / most * WIDTH
         ));
         for value in values {
-            let x = (value / most * WIDTH).clamp(3.0, WIDTH - 3.0);
+            let x = (value.min(most) / most * WIDTH).clamp(3.0, WIDTH - 3.0);
             rows.push_str(&format!("<circle class=\"dot\" cx=\"{x:.1}\" cy=\"{}\" r=\"2.5\"/>", top + 26));
         }
     }

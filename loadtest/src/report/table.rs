@@ -14,33 +14,41 @@ pub struct Figure {
     pub digits: usize,
     /// Whether void runs have it too: it says nothing about latency.
     pub even_if_void: bool,
+    /// Of an arm: the sum of its rounds instead of their median. A mistake in one of five rounds is a mistake.
+    pub is_summed: bool,
     /// From one run, and the items of a request.
     pub of: fn(&Cell, f64) -> Option<f64>,
 }
 
 const fn figure(name: &'static str, key: &'static str, digits: usize, of: fn(&Cell, f64) -> Option<f64>) -> Figure {
-    Figure { name, key, digits, even_if_void: true, of }
+    Figure { name, key, digits, even_if_void: true, is_summed: false, of }
 }
 
 const fn latency(name: &'static str, key: &'static str, of: fn(&Cell, f64) -> Option<f64>) -> Figure {
-    Figure { name, key, digits: 2, even_if_void: false, of }
+    Figure { name, key, digits: 2, even_if_void: false, is_summed: false, of }
+}
+
+const fn sum(name: &'static str, key: &'static str, of: fn(&Cell, f64) -> Option<f64>) -> Figure {
+    Figure { name, key, digits: 0, even_if_void: true, is_summed: true, of }
 }
 
 /// All lines.
 pub const FIGURES: &[Figure] = &[
     figure("requests due", "due", 0, |cell, _| Some(cell.requests.due as f64)),
     figure("requests acknowledged", "acknowledged", 0, |cell, _| Some(cell.requests.acknowledged as f64)),
-    figure("items lost", "lost", 0, |cell, _| Some(cell.account.lost as f64)),
-    figure("items repeated", "duplicated", 0, |cell, _| Some(cell.account.duplicated as f64)),
-    figure("items changed", "corrupted", 0, |cell, _| Some(cell.account.corrupted as f64)),
-    figure("items misattributed", "misattributed", 0, |cell, _| Some(cell.account.misattributed as f64)),
-    figure("items reordered", "reordered", 0, |cell, _| Some(cell.account.reordered as f64)),
-    latency("ack latency p50, ms", "ack_p50_ms", |cell, _| cell.latency.p50),
-    latency("ack latency p99, ms", "ack_p99_ms", |cell, _| cell.latency.p99),
-    latency("ack latency p99.9, ms", "ack_p999_ms", |cell, _| cell.latency.p999),
-    latency("ack latency max, ms", "ack_max_ms", |cell, _| cell.latency.max),
-    latency("delivery p50, ms", "delivery_p50_ms", |cell, _| cell.delivery.p50),
-    latency("delivery p99, ms", "delivery_p99_ms", |cell, _| cell.delivery.p99),
+    sum("items lost, all rounds", "lost", |cell, _| Some(cell.account.lost as f64)),
+    sum("items repeated, all rounds", "duplicated", |cell, _| Some(cell.account.duplicated as f64)),
+    sum("items changed, all rounds", "corrupted", |cell, _| Some(cell.account.corrupted as f64)),
+    sum("items misattributed, all rounds", "misattributed", |cell, _| Some(cell.account.misattributed as f64)),
+    sum("items reordered, all rounds", "reordered", |cell, _| Some(cell.account.reordered as f64)),
+    latency("ack latency p50, ms", "ack_p50_ms", |cell, _| cell.latency.p50()),
+    latency("ack latency p99, ms", "ack_p99_ms", |cell, _| cell.latency.p99()),
+    latency("ack latency p99.9, ms", "ack_p999_ms", |cell, _| cell.latency.p999()),
+    latency("ack latency max, ms", "ack_max_ms", |cell, _| cell.latency.max()),
+    latency("noisy pods' ack latency p50, ms", "noisy_ack_p50_ms", |cell, _| cell.noisy_latency?.p50()),
+    latency("noisy pods' ack latency p99, ms", "noisy_ack_p99_ms", |cell, _| cell.noisy_latency?.p99()),
+    latency("delivery p50, ms", "delivery_p50_ms", |cell, _| cell.delivery.p50()),
+    latency("delivery p99, ms", "delivery_p99_ms", |cell, _| cell.delivery.p99()),
     figure("agent CPU, s", "agent_cpu_s", 3, |cell, _| Some(cell.cpu.arm)),
     figure("agent CPU, s a million items", "agent_cpu_s_per_million", 2, |cell, items| {
         Some(1e6 / cell.items_per_cpu_second(items)?)
@@ -91,11 +99,28 @@ impl Figure {
     pub fn value(&self, cell: &Cell, items: f64) -> Option<f64> {
         (self.even_if_void || cell.void.is_none()).then(|| (self.of)(cell, items)).flatten()
     }
+
+    /// The figure of an arm over its rounds; `None`: no round has it, infinite: most rounds have no answer.
+    pub fn of_arm(&self, comparison: &Comparison, arm: &str) -> Option<f64> {
+        let items = comparison.items_per_request();
+        if self.is_summed {
+            return comparison.of(arm).map(|cell| self.value(cell, items)).sum();
+        }
+        comparison.median(arm, |cell| self.value(cell, items))
+    }
+
+    /// In words.
+    pub fn told(&self, value: Option<f64>) -> String {
+        match value {
+            None => "-".to_owned(),
+            Some(value) if value.is_infinite() => "no answer".to_owned(),
+            Some(value) => format!("{value:.*}", self.digits),
+        }
+    }
 }
 
 /// Medians over the rounds.
 pub fn table(comparison: &Comparison) -> String {
-    let items = comparison.items_per_request();
     let mut out = format!(
         "{}: {}\n{}\n{} s a run, {} rounds, seed {}, {}\n{}\n\n",
         comparison.name,
@@ -116,9 +141,7 @@ pub fn table(comparison: &Comparison) -> String {
     for figure in FIGURES {
         out.push_str(&format!("{:36}", figure.name));
         for arm in &comparison.arms {
-            let value = comparison.median(&arm.name, |cell| figure.value(cell, items));
-            let text = value.map_or_else(|| "-".to_owned(), |value| format!("{value:.*}", figure.digits));
-            out.push_str(&format!("{text:>width$}"));
+            out.push_str(&format!("{:>width$}", figure.told(figure.of_arm(comparison, &arm.name))));
         }
         out.push('\n');
     }
@@ -137,10 +160,7 @@ pub fn by_pods(comparisons: &[Comparison]) -> String {
         for arm in arms.iter().filter(|arm| arm.name != "direct") {
             out.push_str(&format!("\n{:36}", arm.name));
             for comparison in comparisons {
-                let items = comparison.items_per_request();
-                let value = comparison.median(&arm.name, |cell| figure.value(cell, items));
-                let text = value.map_or_else(|| "-".to_owned(), |value| format!("{value:.*}", figure.digits));
-                out.push_str(&format!("{text:>12}"));
+                out.push_str(&format!("{:>12}", figure.told(figure.of_arm(comparison, &arm.name))));
             }
         }
         out.push('\n');

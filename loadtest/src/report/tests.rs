@@ -7,7 +7,8 @@ use crate::scenario::Scenario;
 /// Six rounds in which `pillion` takes half of what `otelcol` takes.
 fn comparison() -> Comparison {
     let cell = |arm: &str, round: usize, cpu: f64| {
-        let latency = Percentiles { p50: Some(0.4), p99: Some(1.2), p999: Some(2.0), max: Some(3.0) };
+        let latency =
+            Percentiles { p50: Some(0.4), p99: Some(1.2), p999: Some(2.0), max: Some(3.0), ..Percentiles::default() };
         let mut cell = Cell { arm: arm.to_owned(), round, pods: 5, latency, delivery: latency, ..Cell::default() };
         cell.cpu.arm = cpu * (1.0 + 0.01 * round as f64);
         cell.cpu.generator = 0.1;
@@ -79,8 +80,46 @@ fn promises_are_compared_with_their_like() {
     assert!(!told.iter().any(|line| line.contains("of what otelcol takes")), "{told:#?}");
 }
 
+/// Scenario: an arm that refuses nineteen of twenty requests, one that loses items in one round of six, one that answers in half
+/// of the rounds only.
+/// Guarantees: none of them wins: no ratio is told, the table and an assertion see the loss and the missing answers.
+#[test]
+fn who_does_less_does_not_win() {
+    use crate::assert::Assertions;
+    let has = |comparison: &Comparison, words: &str| verdict(comparison).iter().any(|line| line.contains(words));
+    let own = |comparison: &mut Comparison, change: &dyn Fn(&mut Cell)| {
+        comparison.cells.iter_mut().filter(|cell| cell.arm == "pillion").for_each(change);
+    };
+    let broken = |comparison: &Comparison, figure: &str| {
+        let text = format!("[[assert]]\nfigure = \"{figure}\"\narm = \"pillion\"\nat_most = 5.0\n");
+        !Assertions::parse(&text).unwrap().check(comparison).1
+    };
+    let mut refusing = comparison();
+    own(&mut refusing, &|cell| (cell.requests.due, cell.requests.acknowledged) = (200, 10));
+    assert!(!has(&refusing, "pillion takes"), "{:#?}", verdict(&refusing));
+    let mut losing = comparison();
+    own(&mut losing, &|cell| cell.account.lost = if cell.round == 2 { 7 } else { 0 });
+    assert!(has(&losing, "pillion and otelcol: no ratios, pillion has a fault"), "{:#?}", verdict(&losing));
+    assert!(broken(&losing, "lost"));
+    assert!(
+        table(&losing).lines().any(|line| line.starts_with("items lost") && line.contains(" 7 ")),
+        "{}",
+        table(&losing)
+    );
+    let mut silent = comparison();
+    own(&mut silent, &|cell| {
+        if cell.round < 4 {
+            cell.latency = Percentiles { count: 1_000, unanswered: 900, ..Percentiles::default() };
+        }
+    });
+    assert!(has(&silent, "ack latency p99: no verdict, in 4 of 6 rounds too many requests of pillion had no answer"));
+    assert!(broken(&silent, "ack_p99_ms") && table(&silent).contains("no answer"));
+    assert!(html(&silent).contains("no answer"));
+}
+
 /// Scenario: two runs in which the generator was late, and a machine that was busy with something else.
-/// Guarantees: it is said for how many runs latencies are void, that the rest holds, why, and what to do.
+/// Guarantees: it is said for how many runs latencies are void, that the rest holds, why, and what to do; only their latencies are
+/// not compared.
 #[test]
 fn void_runs_say_why_and_what_holds() {
     let mut comparison = comparison();
@@ -92,6 +131,8 @@ fn void_runs_say_why_and_what_holds() {
     for words in [
         "VOID latencies of 2 of 18 runs (CPU, memory and the account hold): in the first of them late",
         "NOISE up to 2.0",
+        "ack latency p50: no verdict, pillion and otelcol do not differ by more than the noise (1.00 to 1.00, 5 rounds)",
+        "CPU of the agents: pillion takes 0.50x of what otelcol takes (0.50 to 0.50, 6 rounds)",
     ] {
         assert!(told.contains(words), "{words}: {told}");
     }

@@ -2,7 +2,7 @@
 
 use crate::cell::Cell;
 use crate::compare::Comparison;
-use crate::verdict::{Ratio, mistakes, pairs, sentence};
+use crate::verdict::{disturbed, mistakes, pairs, sentence};
 
 /// A generator that takes more than this of a run's CPU should be read beside its figures.
 const GENERATOR_SHARE_MAX: f64 = 0.15;
@@ -17,11 +17,12 @@ const MEMORY_AGREES: f64 = 0.8;
 type Compared = (&'static str, fn(&Cell) -> Option<f64>);
 
 const COMPARED: [Compared; 5] = [
-    ("CPU of the agents", |cell| Some(cell.cpu.arm)),
+    // By what was acknowledged: refusing is cheap.
+    ("CPU of the agents", |cell| Some(cell.cpu.arm / cell.requests.acknowledged as f64).filter(|cpu| cpu.is_finite())),
     ("PSS after the load", |cell| Some(cell.memory.after.pss as f64)),
     ("PSS at idle", |cell| Some(cell.memory.idle.pss as f64)),
-    ("ack latency p50", |cell| cell.latency.p50),
-    ("ack latency p99", |cell| cell.latency.p99),
+    ("ack latency p50", |cell| cell.latency.p50().filter(|_| cell.void.is_none())),
+    ("ack latency p99", |cell| cell.latency.p99().filter(|_| cell.void.is_none())),
 ];
 
 /// Sentences: what is missing, what is wrong, what is sure.
@@ -61,7 +62,11 @@ pub fn verdict(comparison: &Comparison) -> Vec<String> {
     out.extend(comparison.arms.iter().filter_map(|arm| disagreement(comparison, &arm.name)));
     out.extend(ratios(comparison));
     if !comparison.has_collector_sidecars() {
-        out.push("Nothing is said about full sidecars: the Collector's arm is not in this run".to_owned());
+        out.push(
+            "Nothing is said about full sidecars as such: the Collector's arm is not in this run, and what is said of another \
+             agent holds for that agent"
+                .to_owned(),
+        );
     }
     out
 }
@@ -86,8 +91,9 @@ fn disagreement(comparison: &Comparison, arm: &str) -> Option<String> {
     (has_processes && least < MEMORY_AGREES * most).then(|| {
         let ways: Vec<String> = ways.iter().map(|(what, value)| format!("{what} {value:.0}")).collect();
         format!(
-            "MEMORY {arm}, KiB a pod after the load: {}. They differ by more than 20 %: PSS has no page cache and no memory of the \
-             kernel, MemAvailable has whatever else happened on the machine",
+            "MEMORY {arm}, KiB a pod after the load: {}. They differ by more than 20 %: of the page cache PSS has what is mapped, and it has no memory of the \
+             kernel, a working set has no pages that others had read from the disk before, and MemAvailable has whatever else \
+             happened on the machine",
             ways.join(", ")
         )
     })
@@ -102,6 +108,14 @@ fn noise(comparison: &Comparison) -> Vec<String> {
         out.push(format!(
             "VOID latencies of {} of {runs} runs (CPU, memory and the account hold): in the first of them {first}",
             void.len()
+        ));
+    }
+    let disturbed = disturbed(&comparison.cells);
+    if !disturbed.is_empty() {
+        out.push(format!(
+            "NOISE in {} of {} rounds the run without an agent answered much later than in the others: their latencies are not compared",
+            disturbed.len(),
+            comparison.rounds
         ));
     }
     let others = comparison.cells.iter().map(|cell| cell.cpu.others()).fold(0.0, f64::max);
@@ -119,6 +133,9 @@ fn account(comparison: &Comparison, arm: &str) -> String {
     let sum = |of: fn(&Cell) -> u64| comparison.of(arm).map(of).sum::<u64>();
     let items = sum(|cell| cell.account.acknowledged);
     let (lost, repeated) = (sum(|cell| cell.account.lost), sum(|cell| cell.account.duplicated));
+    if items == 0 {
+        return format!("{arm}: nothing was acknowledged");
+    }
     if lost + repeated == 0 {
         return format!("{arm}: all {items} acknowledged items arrived once, unchanged, under their pod's name");
     }
@@ -149,21 +166,33 @@ fn reasons(comparison: &Comparison, arm: &str) -> String {
 /// Of those that promise the same at an acknowledgement, the first with processes against each other one.
 fn ratios(comparison: &Comparison) -> Vec<String> {
     let has_processes = |name: &str| comparison.of(name).any(|cell| cell.cpu.arm > 0.0);
-    let mut out = Vec::new();
+    let is_faultless = |arm: &str| mistakes(arm, &comparison.cells, &comparison.scenario).is_empty();
+    let disturbed = disturbed(&comparison.cells);
+    let quiet: Vec<Cell> = comparison.cells.iter().filter(|cell| !disturbed.contains(&cell.round)).cloned().collect();
+    let (mut out, mut asked) = (Vec::new(), 0);
     for is_durable in [false, true] {
         let mut like = comparison.arms.iter().filter(|arm| arm.is_durable == is_durable && has_processes(&arm.name));
         let Some(first) = like.next() else { continue };
         for other in like {
+            if let Some(wrong) = [first, other].into_iter().find(|arm| !is_faultless(&arm.name)) {
+                let (one, other, wrong) = (&first.name, &other.name, &wrong.name);
+                out.push(format!("{one} and {other}: no ratios, {wrong} has a fault: who does less has it easier"));
+                continue;
+            }
+            asked += 1;
             out.extend(COMPARED.iter().map(|(what, figure)| {
-                // A late generator spoils latencies, nothing else.
-                let cells: Vec<Cell> = match what.contains("latency") {
-                    true => comparison.cells.clone(),
-                    false => comparison.cells.iter().cloned().map(|cell| Cell { void: None, ..cell }).collect(),
-                };
-                let pairs = pairs(&cells, &first.name, &other.name, figure);
-                sentence(what, &first.name, &other.name, Ratio::of(&pairs, comparison.seed))
+                // A disturbed machine spoils latencies; the rest is counted, not timed.
+                let cells = if what.contains("latency") { &quiet } else { &comparison.cells };
+                let pairs = pairs(cells, &first.name, &other.name, figure);
+                sentence(what, &first.name, &other.name, &pairs, comparison.seed)
             }));
         }
+    }
+    let (told, asked) = (out.iter().filter(|line| line.contains("x of what")).count(), asked * COMPARED.len());
+    if told > 0 {
+        out.push(format!(
+            "of {asked} ratios {told} are told; where there is no difference, one in twenty is told by chance"
+        ));
     }
     out
 }
