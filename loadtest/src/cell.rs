@@ -9,7 +9,7 @@
 //! after      -> memory, the account
 //! ```
 //!
-//! Sink and generator are threads of this process, on the first processor; the arm has the others. Where there is only one,
+//! Sink, generator and judge are threads of this process, on the first processor, the judge the least urgent; the arm has the others. Where there is only one,
 //! nothing is pinned.
 
 mod costs;
@@ -34,7 +34,7 @@ use crate::arm::{Arm, End, Running, Site};
 use crate::generator::{self, Live, Load, Outcome, Protocol};
 use crate::histogram::Latencies;
 use crate::identity::Signal;
-use crate::judge::{Account, Judge, Settings};
+use crate::judge::{Account, Desk, Judge, Settings};
 use crate::ledger::Ledger;
 use crate::limits::{Cage, Limits};
 use crate::measure::{Memory, Usage, memory_available};
@@ -61,8 +61,8 @@ const TICK: Duration = Duration::from_millis(100);
 /// A generator that is later than this, once in a hundred requests, may have measured itself...
 const LATENESS_MAX_MS: f64 = 1.0;
 
-/// ...if that is more than this share of the slowest hundredth's latency, too. Lateness is part of every latency, of every arm:
-/// less of it draws ratios towards 1, and flatters nobody.
+/// ...if that is more than this share of the slowest hundredth's latency, too. Lateness is part of every latency; it
+/// is told for each arm, because sinks of large batches make the generator later than sinks of small ones.
 const LATENESS_SHARE_MAX: f64 = 0.25;
 
 /// A percentile is told when at least so many were slower.
@@ -303,7 +303,7 @@ pub fn run(
     cell.memory.load = peak;
     cell.memory.after = memory(running.as_ref());
     cell.account = bench.judge.account(&bench.ledger);
-    cell.delivery = Percentiles::of(&bench.judge.delivery());
+    cell.delivery = Percentiles::of(&bench.judge.delivery(&bench.ledger));
     cell.take_outcome(outcome, scenario);
     Ok(cell)
 }
@@ -316,7 +316,9 @@ struct Bench<'a> {
     plan: Arc<Plan>,
     ledger: Arc<Ledger>,
     judge: Arc<Judge>,
+    /// Ends after the sink, which puts requests there.
     sink: Sink,
+    desk: Desk,
     scenario: &'a Scenario,
     options: Options<'a>,
     disk: Option<SmallDisk>,
@@ -326,19 +328,17 @@ struct Bench<'a> {
 
 impl<'a> Bench<'a> {
     fn new(arm: &dyn Arm, scenario: &'a Scenario, options: Options<'a>, pinning: &Pinning) -> Result<Self> {
-        let plan = Arc::new(Plan::new(
-            &Profile::parse(scenario.profile.text())?,
-            options.seed,
-            scenario.pods,
-            scenario.batch(),
-        )?);
-        let resource = vec![("service.name".to_owned(), "cart".to_owned())];
+        let profile = Profile::parse(scenario.profile.text())?;
+        let plan = Arc::new(Plan::new(&profile, options.seed, scenario.pods, scenario.batch())?);
+        let resource = profile.says().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
         let attested = arm.attests().map(str::to_owned);
         let judge = Arc::new(Judge::new(Settings { plan: plan.clone(), attested, resource }));
-        let for_sink = judge.clone();
+        let desk = pinning.as_load(|| Desk::start(judge.clone()))??;
+        let tray = desk.tray();
         let taker = Taker::new(move |received| {
             let signal = Signal::of_path(&received.path).ok_or("not a path of OTLP")?;
-            for_sink.arrive(signal, &received.payload, unix_now()).map_err(|_| "not OTLP")
+            tray.put(signal, received.payload.clone(), unix_now());
+            Ok::<(), &str>(())
         });
         let port = match options.network {
             Network::Here => 0,
@@ -347,7 +347,7 @@ impl<'a> Bench<'a> {
         let sink = pinning.as_load(|| Sink::start((Ipv4Addr::UNSPECIFIED, port).into(), Keep::Hand(taker)))??;
         let ledger = Arc::new(Ledger::new(scenario.pods));
         let disk = scenario.disk_mib.map(|mib| SmallDisk::mount(options.dir.join("data"), mib)).transpose()?;
-        Ok(Self { plan, ledger, judge, sink, scenario, options, disk, replaced: std::cell::Cell::new(0) })
+        Ok(Self { plan, ledger, judge, desk, sink, scenario, options, disk, replaced: std::cell::Cell::new(0) })
     }
 
     /// Sends, on a thread of its own; this one looks on and does what is to happen.
@@ -438,6 +438,7 @@ impl<'a> Bench<'a> {
             pause(TICK);
         }
         pause(QUIET);
+        self.desk.settle();
     }
 }
 

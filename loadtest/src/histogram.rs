@@ -41,6 +41,11 @@ impl Latencies {
         self.unanswered += 1;
     }
 
+    /// So many of them.
+    pub fn record_all_unanswered(&mut self, count: u64) {
+        self.unanswered += count;
+    }
+
     /// How many, answered or not.
     pub fn count(&self) -> u64 {
         self.answered.len() + self.unanswered

@@ -25,11 +25,20 @@ use crate::profile::INSTANCE;
 use crate::template::{Plan, Slot};
 use crate::wire::Malformed;
 
+mod desk;
 #[cfg(test)]
 mod tests;
 
+pub use self::desk::{Desk, THREAD, Tray};
+
 /// Different resources that are remembered; there is one a pod, unless an agent makes more.
 const OWNERS_MAX: usize = 1 << 14;
+
+/// An item's start cannot be further from its arrival: in the past as long as any run may take, in the future what clocks that
+/// are set meanwhile may differ by.
+const LATE_MAX: u64 = 24 * 3_600 * SECOND;
+const EARLY_MAX: u64 = SECOND;
+const SECOND: u64 = 1_000_000_000;
 
 /// Mistakes that are kept word for word.
 const EXAMPLES_MAX: usize = 10;
@@ -173,13 +182,14 @@ impl Judge {
             return;
         };
         let lane = &mut state.lanes[lane(item.pod, signal)];
-        if !lane.arrived.set(item.sequence) {
+        let is_new = lane.arrived.set(item.sequence);
+        if !is_new {
             state.tally.duplicated += 1;
         } else if item.sequence < lane.next {
             state.tally.reordered += 1;
         }
         lane.next = lane.next.max(item.sequence + 1);
-        if let Some(wrong) = self.wrong(signal, item, slot, place, parts) {
+        if let Some(wrong) = self.wrong(signal, item, slot, place, parts, now) {
             state.tally.corrupted += 1;
             state.tally.example(|| format!("{} of {}: {wrong} changed", told(signal), pod_name(item.pod.into())));
         }
@@ -196,7 +206,7 @@ impl Judge {
                 state.tally.example(|| format!("{} of {} {}", told(signal), pod_name(item.pod.into()), other.told()));
             }
         }
-        if let Some(start) = parts.start {
+        if let Some(start) = parts.start.filter(|_| is_new) {
             let took = now.saturating_sub(start.value);
             state.first_delivery.get_or_insert(took);
             state.delivery.record_ns(took);
@@ -204,7 +214,15 @@ impl Judge {
     }
 
     /// What is not as it was sent.
-    fn wrong(&self, signal: Signal, item: Item, slot: &Slot, place: &Place<'_>, parts: &Parts) -> Option<&'static str> {
+    fn wrong(
+        &self,
+        signal: Signal,
+        item: Item,
+        slot: &Slot,
+        place: &Place<'_>,
+        parts: &Parts,
+        now: u64,
+    ) -> Option<&'static str> {
         let back = u64::from(item.slot - slot.first);
         let first = item.sequence.checked_sub(back).map(|sequence| Item { slot: slot.first, sequence, ..item });
         let first = first.map(|first| self.settings.plan.ids.encode(signal, first));
@@ -218,8 +236,11 @@ impl Judge {
         if parts.digest.wrapping_add(place.context) != slot.digest {
             return Some("its content");
         }
-        let (start, end) = parts.start.zip(parts.end)?;
-        (end.value.checked_sub(start.value) != Some(slot.duration)).then_some("its time")
+        let is_right = parts.start.zip(parts.end).is_some_and(|(start, end)| {
+            let plausible = now.saturating_sub(LATE_MAX)..=now.saturating_add(EARLY_MAX);
+            end.value.checked_sub(start.value) == Some(slot.duration) && plausible.contains(&start.value)
+        });
+        (!is_right).then_some("its time")
     }
 
     /// Reads a resource, or remembers it.
@@ -237,12 +258,19 @@ impl Judge {
 
     fn read_owner(&self, resource: &[u8]) -> Result<Owner, Malformed> {
         let mut said = HashMap::new();
+        let mut twice = None;
         for attribute in messages(resource, 1) {
             let (attribute, _) = attribute?;
             let key = messages(attribute, 1).next().transpose()?.map_or(&[][..], |(key, _)| key);
             let value = messages(attribute, 2).next().transpose()?.map_or(&[][..], |(value, _)| value);
             let text = messages(value, 1).next().and_then(Result::ok).map_or(&[][..], |(text, _)| text);
-            said.insert(String::from_utf8_lossy(key).into_owned(), String::from_utf8_lossy(text).into_owned());
+            let (key, text) = (String::from_utf8_lossy(key).into_owned(), String::from_utf8_lossy(text).into_owned());
+            if said.insert(key.clone(), text).is_some() {
+                twice = Some(key);
+            }
+        }
+        if let Some(key) = twice {
+            return Ok(Owner::Unclear(format!("came under a resource that has {key} twice")));
         }
         let name = said.get(INSTANCE).cloned().unwrap_or_default();
         let Some(pod) = (0..self.settings.plan.pods).find(|pod| pod_name(*pod) == name) else {
@@ -273,9 +301,12 @@ impl Judge {
         lanes.iter().zip(&self.state().lanes).map(|(sent, lane)| sent.acknowledged.missing_in(&lane.arrived)).sum()
     }
 
-    /// From an item's start to its arrival.
-    pub fn delivery(&self) -> Latencies {
-        self.state().delivery.clone()
+    /// From an item's start to its first arrival. What was acknowledged and has not arrived is slower than all of them.
+    pub fn delivery(&self, ledger: &Ledger) -> Latencies {
+        let missing = self.missing(ledger);
+        let mut delivery = self.state().delivery.clone();
+        delivery.record_all_unanswered(missing);
+        delivery
     }
 
     /// What was measured of deliveries until now does not count.

@@ -156,6 +156,11 @@ impl Profile {
         }
     }
 
+    /// What a resource of it says of itself, all pods alike.
+    pub fn says(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.resource.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+
     fn resource(&self) -> Resource {
         let said = self.resource.iter().map(|(key, value)| text(key, value.clone()));
         let attributes = said.chain([text(INSTANCE, pod_name(0))]).collect();

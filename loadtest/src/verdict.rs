@@ -6,7 +6,7 @@
 //!            (studentized: of few rounds, resampled means alone make intervals that are too short, and one verdict in seven from
 //!            nothing). No verdict where the interval includes 1, or from fewer than five rounds. Rounds in which either run was
 //!            void, or one acknowledged less of the load than the other, are not compared; one without an answer ends the matter.
-//! slow tail  p99.9 against p50 at least TAIL times worse than without an agent in the same round, in every round, and above
+//! slow tail  p99.9 (of a short run, p99) against p50 at least TAIL times worse than without an agent in the same round, in every round, and above
 //!            TAIL_MS: some requests wait for something that is not the load
 //! ```
 
@@ -109,7 +109,9 @@ pub fn mistakes(arm: &str, cells: &[Cell], scenario: &Scenario) -> Vec<String> {
 
 /// Whether some requests wait for something that is not the load: judged against no agent in the same round.
 fn slow_tail(arm: &str, cells: &[Cell]) -> Option<String> {
-    let tail = |cell: &Cell| Some((cell.latency.p999?, cell.latency.p999? / cell.latency.p50?));
+    // A short run has too few requests to tell one of a thousand.
+    let slow = |cell: &Cell| cell.latency.p999.or(cell.latency.p99);
+    let tail = |cell: &Cell| Some((slow(cell)?, slow(cell)? / cell.latency.p50?));
     let mut worst: f64 = 0.0;
     let mut rounds = 0;
     for cell in cells.iter().filter(|cell| cell.arm == arm && arm != "direct") {
@@ -122,7 +124,9 @@ fn slow_tail(arm: &str, cells: &[Cell]) -> Option<String> {
         rounds += 1;
     }
     (rounds > 0).then(|| {
-        format!("a slow tail: one of a thousand requests takes {worst:.0} ms or longer, which neither load nor machine explains")
+        format!(
+            "a slow tail: the slowest requests take {worst:.0} ms or longer, which neither load nor machine explains"
+        )
     })
 }
 

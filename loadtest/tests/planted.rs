@@ -195,8 +195,12 @@ fn change(export: &mut ExportTraceServiceRequest, fault: Fault) {
 
 /// What is said of an agent with that fault, and the run itself.
 fn told(fault: Fault) -> (Vec<String>, Cell) {
-    let text = "about = \"planted\"\npods = 2\nseconds = 1.0\nwarmup = 0.0\nrequests_per_second = 60.0\nitems = {traces = 5}\n";
-    let scenario = Scenario::parse(text).expect("a valid scenario");
+    // A tail is told from a thousand requests on.
+    let (seconds, rate) = if fault == Fault::SlowTail { (4, 150) } else { (1, 60) };
+    let text = format!(
+        "about = \"planted\"\npods = 2\nseconds = {seconds}.0\nwarmup = 0.0\nrequests_per_second = {rate}.0\nitems = {{traces = 5}}\n"
+    );
+    let scenario = Scenario::parse(&text).expect("a valid scenario");
     let dir = std::env::temp_dir();
     // Only an agent that loses is waited for in vain.
     let drain = Duration::from_secs(if fault == Fault::Loses { 2 } else { 60 });

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::Cpu;
 use crate::arm::Running;
+use crate::judge;
 use crate::measure::{self, Memory, Usage};
 
 /// What is counted for the machine and for this process.
@@ -17,8 +18,9 @@ pub(super) struct Reading {
 
 impl Reading {
     pub(super) fn take() -> io::Result<Self> {
-        let (sink, machine) = (measure::cpu_time_of_threads("sink")?, measure::machine_busy()?);
-        Ok(Self { sink, machine, at: Instant::now() })
+        // The judge is a part of the sink that works apart.
+        let sink = measure::cpu_time_of_threads("sink")? + measure::cpu_time_of_threads(judge::THREAD)?;
+        Ok(Self { sink, machine: measure::machine_busy()?, at: Instant::now() })
     }
 
     pub(super) fn since(&self, before: &Self, generator: Duration, roles: BTreeMap<String, f64>) -> Cpu {

@@ -16,7 +16,8 @@ struct World {
 impl World {
     fn new() -> Self {
         let plan = Arc::new(Plan::new(&Profile::parse(SHOP).unwrap(), 11, 3, [20, 7, 5]).unwrap());
-        let resource = vec![("service.name".to_owned(), "cart".to_owned())];
+        let profile = Profile::parse(SHOP).unwrap();
+        let resource = profile.says().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
         let judge = Judge::new(Settings { plan: plan.clone(), attested: None, resource });
         Self { judge, ledger: Ledger::new(3), plan }
     }
@@ -76,7 +77,7 @@ fn what_an_honest_agent_does_is_no_mistake() {
     assert_eq!(account.mistakes(), [""; 0], "{account:?}");
     assert_eq!((account.sent, account.acknowledged, account.delivered), (96, 96, 96));
     assert_eq!(account.reordered, 30);
-    assert_eq!(world.judge.delivery().max().map(|longest| longest.as_millis()), Some(5));
+    assert_eq!(world.judge.delivery(&world.ledger).max().map(|longest| longest.as_millis()), Some(5));
 }
 
 /// Scenario: each kind of mistake, once, in an otherwise good run.
@@ -84,7 +85,7 @@ fn what_an_honest_agent_does_is_no_mistake() {
 #[test]
 fn each_mistake_is_told_as_what_it_is() {
     type Change = fn(&mut ExportTraceServiceRequest);
-    let cases: [(&str, Change, Account); 10] = [
+    let cases: [(&str, Change, Account); 15] = [
         ("a span dropped", |m| drop(spans(m).pop()), Account { lost: 1, ..Account::default() }),
         (
             "a span twice",
@@ -99,9 +100,29 @@ fn each_mistake_is_told_as_what_it_is() {
         ("a trace id", |m| spans(m)[3].trace_id[15] ^= 1, Account { corrupted: 1, ..Account::default() }),
         ("a parent", |m| spans(m)[3].parent_span_id.clear(), Account { corrupted: 1, ..Account::default() }),
         ("a duration", |m| spans(m)[3].end_time_unix_nano += 1, Account { corrupted: 1, ..Account::default() }),
+        ("an end", |m| spans(m)[3].end_time_unix_nano = 0, Account { corrupted: 1, ..Account::default() }),
+        (
+            "both times, far back",
+            |m| shift(&mut spans(m)[3], -2 * 86_400),
+            Account { corrupted: 1, ..Account::default() },
+        ),
+        ("both times, ahead", |m| shift(&mut spans(m)[3], 60), Account { corrupted: 1, ..Account::default() }),
         ("an id", |m| spans(m)[3].span_id[0] ^= 1, Account { lost: 1, foreign: 1, ..Account::default() }),
         ("another pod", |m| rename(m, INSTANCE, "cart-0002"), Account { misattributed: 20, ..Account::default() }),
         ("the service", |m| rename(m, "service.name", "pay"), Account { corrupted: 20, ..Account::default() }),
+        (
+            "another attribute of the resource",
+            |m| m.resource_spans[0].resource.as_mut().unwrap().attributes.retain(|one| one.key != "telemetry.sdk.name"),
+            Account { corrupted: 20, ..Account::default() },
+        ),
+        (
+            "a name that is there twice",
+            |m| {
+                let attributes = &mut m.resource_spans[0].resource.as_mut().unwrap().attributes;
+                attributes.insert(0, crate::payload::attribute(INSTANCE, "cart-0000"));
+            },
+            Account { misattributed: 20, ..Account::default() },
+        ),
     ];
     for (what, change, expected) in cases {
         let world = World::new();
@@ -115,6 +136,21 @@ fn each_mistake_is_told_as_what_it_is() {
         assert_eq!(told, wanted, "{what}: {account:?}");
         assert!(!account.mistakes().is_empty());
     }
+}
+
+/// Scenario: a request arrives twice, the second time an hour later; another one was acknowledged and never arrives.
+/// Guarantees: a repeat makes no delivery slower, what is missing is slower than all.
+#[test]
+fn delivery_is_of_first_arrivals_and_of_what_is_missing() {
+    let world = World::new();
+    let request = world.request(Signal::Traces, 0);
+    world.arrive(Signal::Traces, &request);
+    world.judge.arrive(Signal::Traces, &request, TIME + 3_600 * SECOND).unwrap();
+    let delivery = world.judge.delivery(&world.ledger);
+    assert_eq!((delivery.count(), delivery.max().map(|longest| longest.as_millis())), (20, Some(5)));
+    world.request(Signal::Traces, 1);
+    let delivery = world.judge.delivery(&world.ledger);
+    assert_eq!((delivery.count(), delivery.unanswered(), delivery.percentile(0.99)), (40, 20, None));
 }
 
 /// Scenario: the agent promises to say whose items are, and says it rightly, wrongly and not at all.
@@ -227,6 +263,12 @@ fn is_message(signal: Signal, path: &[u64]) -> bool {
 
 fn spans(message: &mut ExportTraceServiceRequest) -> &mut Vec<opentelemetry_proto::tonic::trace::v1::Span> {
     &mut message.resource_spans[0].scope_spans[0].spans
+}
+
+fn shift(span: &mut opentelemetry_proto::tonic::trace::v1::Span, seconds: i64) {
+    for time in [&mut span.start_time_unix_nano, &mut span.end_time_unix_nano] {
+        *time = time.saturating_add_signed(seconds * 1_000_000_000);
+    }
 }
 
 fn rename(message: &mut ExportTraceServiceRequest, key: &str, value: &str) {
