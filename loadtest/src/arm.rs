@@ -43,6 +43,8 @@ pub struct Site<'a> {
     pub dir: &'a Path,
     /// The filesystem of `dir`/data is so small that what is to stay free of it by default is not there.
     pub is_disk_small: bool,
+    /// KiB a second that a pod may send, where an agent knows quotas; `None`: its default.
+    pub quota_kib_per_second: Option<u64>,
     /// Where agents are started in.
     pub cage: &'a Cage,
 }

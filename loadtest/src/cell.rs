@@ -256,6 +256,7 @@ pub fn run(
         sink_port: bench.sink.address().port(),
         dir: options.dir,
         is_disk_small: scenario.disk_mib.is_some(),
+        quota_kib_per_second: scenario.quota_kib_per_second,
         cage: &cage,
     };
     let available = memory_available().ok();

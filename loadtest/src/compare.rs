@@ -15,6 +15,9 @@ use crate::limits::Limits;
 use crate::network::Network;
 use crate::scenario::Scenario;
 
+/// What the name of an arm ends with in runs without noise.
+pub const CALM: &str = "-calm";
+
 /// Of each file that is kept.
 const FILE_BYTES_MAX: u64 = 256 << 10;
 
@@ -107,12 +110,17 @@ pub fn run(request: Request<'_>, arms: &[Box<dyn Arm>], watch: &mut dyn FnMut(&P
     let Request { name, scenario, rounds, seed, command, mut missing, scratch, keep } = request;
     let network = Network::of_pods(scenario.pods)?;
     let limits = Limits::find();
+    let calm = scenario.calm();
+    let kinds: Vec<(&Scenario, &str)> =
+        [(&scenario, "")].into_iter().chain(calm.iter().map(|calm| (calm, CALM))).collect();
     let mut rng = Rng::with_seed(seed);
     let mut cells = Vec::new();
     for round in 0..rounds {
-        let mut order: Vec<&dyn Arm> = arms.iter().map(Box::as_ref).collect();
+        let mut order: Vec<_> =
+            arms.iter().flat_map(|arm| kinds.iter().map(move |kind| (arm.as_ref(), *kind))).collect();
         rng.shuffle(&mut order);
-        for arm in order {
+        for (arm, (scenario, suffix)) in order {
+            let name = format!("{}{suffix}", arm.name());
             let dir = tempfile::Builder::new().prefix("pl-").tempdir_in(scratch).context("a directory for the run")?;
             let options = Options {
                 network: &network,
@@ -122,22 +130,19 @@ pub fn run(request: Request<'_>, arms: &[Box<dyn Arm>], watch: &mut dyn FnMut(&P
                 round,
                 drain: DRAIN_MAX,
             };
-            let mut on_tick = |live: &Live, seconds: f64| watch(&Progress { round, arm: arm.name(), seconds, live });
-            let result = cell::run(arm, &scenario, options, &mut on_tick);
+            let mut on_tick = |live: &Live, seconds: f64| watch(&Progress { round, arm: &name, seconds, live });
+            let result = cell::run(arm, scenario, options, &mut on_tick);
             if let Some(keep) = keep.filter(|_| round == 0 || result.is_err()) {
-                keep_files(dir.path(), &keep.join(arm.name()))?;
+                keep_files(dir.path(), &keep.join(&name))?;
             }
             match result {
-                Ok(cell) => cells.push(cell),
-                Err(error) => {
-                    missing
-                        .push(Missing { arm: arm.name().to_owned(), why: format!("round {}: {error:#}", round + 1) });
-                }
+                Ok(cell) => cells.push(Cell { arm: name, ..cell }),
+                Err(error) => missing.push(Missing { arm: name, why: format!("round {}: {error:#}", round + 1) }),
             }
         }
     }
     subtract_direct(&mut cells);
-    let arms = arms.iter().map(|arm| About::of(arm.as_ref())).collect();
+    let arms = arms.iter().flat_map(|arm| kinds.iter().map(|(_, suffix)| About::of(arm.as_ref(), suffix))).collect();
     let (name, started, machine, limits) = (name.to_owned(), since_1970.as_secs(), machine(), limits.about());
     Ok(Comparison { name, scenario, seed, rounds, started, machine, limits, command, arms, missing, cells })
 }
@@ -181,9 +186,15 @@ pub fn machine() -> String {
 }
 
 impl About {
-    /// What an arm says of itself.
-    pub fn of(arm: &dyn Arm) -> Self {
-        Self { name: arm.name().to_owned(), about: arm.about(), is_durable: arm.is_durable() }
+    /// What an arm says of itself; with [`CALM`], of its runs without noise.
+    pub fn of(arm: &dyn Arm, suffix: &str) -> Self {
+        let about = if suffix == CALM { "the same, and no pod is noisy".to_owned() } else { arm.about() };
+        Self { name: format!("{}{suffix}", arm.name()), about, is_durable: arm.is_durable() }
+    }
+
+    /// The arm with noise whose runs without it these are.
+    pub fn noisy(&self) -> Option<&str> {
+        self.name.strip_suffix(CALM)
     }
 }
 

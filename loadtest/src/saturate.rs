@@ -136,7 +136,7 @@ pub fn run(
             }
         }
     }
-    let arms = arms.iter().map(|arm| About::of(arm.as_ref())).collect();
+    let arms = arms.iter().map(|arm| About::of(arm.as_ref(), "")).collect();
     let (machine, limits) = (compare::machine(), limits.about());
     Ok(Saturation { machine, limits, command: request.command, arms, missing, sizes: request.sizes, runs })
 }
@@ -146,7 +146,15 @@ fn one(arm: &dyn Arm, spans: usize, request: &Request<'_>, network: &Network, li
     let dir = tempfile::Builder::new().prefix("pl-").tempdir_in(request.scratch).context("a directory for the run")?;
     let sink = pinning.as_load(|| Sink::start((Ipv4Addr::UNSPECIFIED, SINK_PORT).into(), Keep::Nothing))??;
     let cage = limits.cage()?;
-    let site = Site { network, pods: 1, sink_port: SINK_PORT, dir: dir.path(), is_disk_small: false, cage: &cage };
+    let site = Site {
+        network,
+        pods: 1,
+        sink_port: SINK_PORT,
+        dir: dir.path(),
+        is_disk_small: false,
+        quota_kib_per_second: None,
+        cage: &cage,
+    };
     let running = arm.start(&site).with_context(|| format!("starting {}", arm.name()))?;
     let message = payload::traces("cart", &(1..=spans as u64).collect::<Vec<_>>());
     let load = |duration| -> Result<Outcome> {

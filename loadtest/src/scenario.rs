@@ -15,7 +15,8 @@
 //! outstanding = 64              # requests of a pod under way at once
 //! timeout = 10.0                # seconds
 //! phases = [{at = 2.0, factor = 20.0}, {at = 7.0, factor = 1.0}]
-//! noisy = {pods = 1, factor = 50.0}
+//! noisy = {pods = 1, factor = 100.0}   # each arm runs once more without their noise, in the same round
+//! quota_kib_per_second = 192    # of a pod, for agents that have quotas
 //! events = [{at = 3.0, do = "backend-down"}, {at = 8.0, do = "backend-up"}]
 //! disk_mib = 256                # of a filesystem of its own under the agent's data; needed by "disk-full"
 //! profile = "shop"              # or "cardinal": what is sent
@@ -108,6 +109,9 @@ pub struct Scenario {
     /// Pods that send more than the others.
     #[serde(default)]
     pub noisy: Option<Noisy>,
+    /// KiB a second that a pod may send, for agents that know quotas; without it, their defaults.
+    #[serde(default)]
+    pub quota_kib_per_second: Option<u64>,
     /// What happens meanwhile, in order of time.
     #[serde(default)]
     pub events: Vec<Event>,
@@ -295,6 +299,12 @@ impl Scenario {
     /// Pods whose latencies are kept apart: the noisy ones.
     pub fn first_group(&self) -> usize {
         self.noisy.map_or(0, |noisy| noisy.pods)
+    }
+
+    /// The same without noise: what the others measure is what they have without such a neighbour. `None`: there is no noise.
+    pub fn calm(&self) -> Option<Self> {
+        let noisy = self.noisy?;
+        Some(Self { noisy: Some(Noisy { factor: 1.0, ..noisy }), ..self.clone() })
     }
 
     /// The measured load.

@@ -115,11 +115,13 @@ impl Pillion {
         });
         let min_free = if site.is_disk_small { ", min_free: 4MiB" } else { "" };
         let limits = match self.quota {
-            Quota::Default => "",
-            Quota::Open => {
-                ", limits: {bytes_per_second: 100GiB, requests_per_second: 10000000, \
-                 memory: {guarantee: 128MiB, ceiling: 256MiB}, disk: {guarantee: 1GiB, ceiling: 8GiB}}"
+            Quota::Default => {
+                let bytes = site.quota_kib_per_second.map(|kib| format!(", limits: {{bytes_per_second: {kib}KiB}}"));
+                bytes.unwrap_or_default()
             }
+            Quota::Open => ", limits: {bytes_per_second: 100GiB, requests_per_second: 10000000, \
+                 memory: {guarantee: 128MiB, ceiling: 256MiB}, disk: {guarantee: 1GiB, ceiling: 8GiB}}"
+                .to_owned(),
         };
         format!(
             "node: {{data_dir: {dir}/data, admin: \"127.0.0.1:4380\", name: node-1{min_free}}}

@@ -241,3 +241,35 @@ fn two_comparisons_can_be_set_beside_each_other() {
     assert!(told.contains("NOT THE SAME MACHINE") && told.contains("otelcol: only in the old one"), "{told}");
     assert!(told.lines().any(|line| line.starts_with("agent CPU, s ") && line.ends_with("3.00")), "{told}");
 }
+
+/// Scenario: five rounds with a noisy pod, which is refused most of what it sends, and without; the others are as fast in both, or half
+/// as fast beside the noise.
+/// Guarantees: what the others notice is told for each arm beside its own calm runs, and runs without noise are compared with nothing
+/// else.
+#[test]
+fn what_neighbours_notice_is_told() {
+    let told = |factor: f64| {
+        let mut comparison = comparison();
+        comparison.cells.retain(|cell| cell.arm == "pillion");
+        comparison.arms.truncate(2);
+        let calm: Vec<Cell> =
+            comparison.cells.iter().map(|cell| Cell { arm: "pillion-calm".to_owned(), ..cell.clone() }).collect();
+        for cell in &mut comparison.cells {
+            (cell.requests.due, cell.requests.acknowledged) = (1_000, 30);
+            let slower = 1.0 + 0.001 * cell.round as f64;
+            cell.latency.p50 = cell.latency.p50.map(|p50| p50 * factor * slower);
+        }
+        comparison.cells.extend(calm);
+        comparison.cells.iter_mut().for_each(|cell| (cell.latency.count, cell.latency.unanswered) = (100, 0));
+        comparison.arms.push(About { name: "pillion-calm".to_owned(), ..comparison.arms[1].clone() });
+        verdict(&comparison).join("\n")
+    };
+    let (same, slower) = (told(1.0), told(2.0));
+    assert!(same.contains("NEIGHBOURS pillion: 100.00 % of the other pods' requests"), "{same}");
+    assert!(same.contains("the same within 5 %"), "{same}");
+    assert!(
+        slower.contains("NEIGHBOURS other pods' ack latency p50: pillion takes 2.00x of what pillion-calm takes"),
+        "{slower}"
+    );
+    assert!(!slower.contains("CPU of the agents"), "{slower}");
+}

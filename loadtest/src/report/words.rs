@@ -1,8 +1,8 @@
 //! The verdict in words.
 
 use crate::cell::Cell;
-use crate::compare::Comparison;
-use crate::verdict::{disturbed, mistakes, pairs, sentence};
+use crate::compare::{About, Comparison};
+use crate::verdict::{ROUNDS_MIN, Ratio, disturbed, mistakes, pairs, sentence};
 
 /// A generator that takes more than this of a run's CPU should be read beside its figures.
 const GENERATOR_SHARE_MAX: f64 = 0.15;
@@ -60,6 +60,7 @@ pub fn verdict(comparison: &Comparison) -> Vec<String> {
         ));
     }
     out.extend(comparison.arms.iter().filter_map(|arm| disagreement(comparison, &arm.name)));
+    out.extend(neighbours(comparison));
     out.extend(ratios(comparison));
     if !comparison.has_collector_sidecars() {
         out.push(
@@ -163,6 +164,50 @@ fn reasons(comparison: &Comparison, arm: &str) -> String {
     format!(": {}{example}", parts.join(", "))
 }
 
+/// What the pods beside a noisy one notice: each arm beside its own runs without noise.
+fn neighbours(comparison: &Comparison) -> Vec<String> {
+    let disturbed = disturbed(&comparison.cells);
+    let quiet: Vec<Cell> = comparison.cells.iter().filter(|cell| !disturbed.contains(&cell.round)).cloned().collect();
+    let answered = |arm: &str| {
+        let (mut answered, mut due) = (0, 0);
+        comparison.of(arm).for_each(|cell| {
+            due += cell.latency.count;
+            answered += cell.latency.count - cell.latency.unanswered;
+        });
+        (due > 0).then(|| 100.0 * answered as f64 / due as f64)
+    };
+    let mut out = Vec::new();
+    for (calm, noisy) in comparison.arms.iter().filter_map(|arm| Some((arm.name.as_str(), arm.noisy()?))) {
+        if let Some((with, without)) = answered(noisy).zip(answered(calm)) {
+            out.push(format!(
+                "NEIGHBOURS {noisy}: {with:.2} % of the other pods' requests were acknowledged beside the noise, {without:.2} % without it"
+            ));
+        }
+        for (what, figure) in COMPARED.iter().filter(|(what, _)| what.contains("latency")) {
+            let pairs = neighbour_pairs(&quiet, noisy, calm, figure);
+            let said = sentence(&format!("other pods' {what}"), noisy, calm, &pairs, comparison.seed);
+            let within = Ratio::of(&pairs, comparison.seed)
+                .filter(|ratio| ratio.rounds >= ROUNDS_MIN && ratio.low > 0.95 && ratio.high < 1.05);
+            out.push(format!("NEIGHBOURS {said}{}", within.map_or("", |_| ": the same within 5 %")));
+        }
+    }
+    out
+}
+
+/// The noisy pod may be refused what is above its quota: only the figures of the others are compared.
+fn neighbour_pairs(cells: &[Cell], noisy: &str, calm: &str, figure: &dyn Fn(&Cell) -> Option<f64>) -> Vec<(f64, f64)> {
+    let others: Vec<Cell> = cells
+        .iter()
+        .cloned()
+        .map(|mut cell| {
+            cell.requests.due = cell.latency.count;
+            cell.requests.acknowledged = cell.latency.count - cell.latency.unanswered;
+            cell
+        })
+        .collect();
+    pairs(&others, noisy, calm, figure)
+}
+
 /// Of those that promise the same at an acknowledgement, the first with processes against each other one.
 fn ratios(comparison: &Comparison) -> Vec<String> {
     let has_processes = |name: &str| comparison.of(name).any(|cell| cell.cpu.arm > 0.0);
@@ -171,7 +216,8 @@ fn ratios(comparison: &Comparison) -> Vec<String> {
     let quiet: Vec<Cell> = comparison.cells.iter().filter(|cell| !disturbed.contains(&cell.round)).cloned().collect();
     let (mut out, mut asked) = (Vec::new(), 0);
     for is_durable in [false, true] {
-        let mut like = comparison.arms.iter().filter(|arm| arm.is_durable == is_durable && has_processes(&arm.name));
+        let is_like = |arm: &&About| arm.is_durable == is_durable && arm.noisy().is_none() && has_processes(&arm.name);
+        let mut like = comparison.arms.iter().filter(is_like);
         let Some(first) = like.next() else { continue };
         for other in like {
             if let Some(wrong) = [first, other].into_iter().find(|arm| !is_faultless(&arm.name)) {

@@ -22,6 +22,9 @@ const RATE_MAX: f64 = 1e6;
 /// Of phases and noisy pods.
 const FACTOR_MAX: f64 = 1e6;
 
+/// A GiB.
+const QUOTA_KIB_MAX: u64 = 1 << 20;
+
 /// Phases, and events.
 const CHANGES_MAX: usize = 1_000;
 
@@ -59,6 +62,8 @@ fn check_load(scenario: &Scenario) -> Result<()> {
     ensure!(lasts(scenario.seconds, SECONDS_MAX), "seconds: {SECONDS_MIN} to a day");
     ensure!(within(scenario.warmup, SECONDS_MAX), "warmup: 0 to a day of seconds");
     ensure!(within(scenario.requests_per_second, RATE_MAX), "requests_per_second: 0 to {RATE_MAX}");
+    let is_quota = |kib: u64| (1..=QUOTA_KIB_MAX).contains(&kib);
+    ensure!(scenario.quota_kib_per_second.is_none_or(is_quota), "quota_kib_per_second: 1 to {QUOTA_KIB_MAX}");
     ensure!(lasts(scenario.timeout, TIMEOUT_MAX), "timeout: {SECONDS_MIN} to {TIMEOUT_MAX} seconds");
     if let Some(noisy) = scenario.noisy {
         let is_right = noisy.pods < scenario.pods && noisy.factor > 0.0 && noisy.factor <= FACTOR_MAX;
