@@ -61,6 +61,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Task::Compare { quick: true, ref load, .. } if !arguments.inside => {
+            get_pillion(load)?;
             get_rotel(load);
             enter_namespaces()
         }
@@ -134,6 +135,23 @@ fn baselines(only: &[String], cache: Option<PathBuf>) -> Result<ExitCode> {
         }
     }
     Ok(code)
+}
+
+/// Before the first comparison, and only by way of `cargo run`: who got here with cargo can be spared its second command.
+fn get_pillion(load: &Load) -> Result<()> {
+    let is_wanted = load.arms.iter().any(|arm| arm.starts_with("pillion")) && load.places.pillion.is_none();
+    let from_cargo = std::env::var_os("CARGO").zip(std::env::var_os("CARGO_MANIFEST_DIR"));
+    let Some((cargo, dir)) = from_cargo.filter(|_| is_wanted) else { return Ok(()) };
+    let release = if cfg!(debug_assertions) { &[][..] } else { &["--release"] };
+    tell(format_args!("building pillion as well"));
+    let status = Command::new(cargo)
+        .args(["build", "--locked", "--package", "pillion-gateway"])
+        .args(release)
+        .current_dir(dir)
+        .status()
+        .context("starting cargo")?;
+    ensure!(status.success(), "pillion could not be built: {status}");
+    Ok(())
 }
 
 /// Before the first comparison. Without it the arm is reported as missing.

@@ -1,6 +1,7 @@
 //! The OpenTelemetry Collector: one in each pod, or one for all of them.
 //!
-//! As its documentation recommends for a sidecar: memory_limiter first, GOMEMLIMIT at 80 % of the limit, a queue in the exporter. In
+//! As its documentation recommends for a sidecar: memory_limiter first, at 80 % of what it may have (the process is some 50 MiB above
+//! its own count), GOMEMLIMIT the same, a queue in the exporter. In
 //! memory the batch processor stands last. With a queue on the disk there is none: it would acknowledge what only memory has; there
 //! the exporter makes the batches, behind the queue. It adds the attributes that Pillion attests; shared, it cannot know whose a
 //! request is, and adds none.
@@ -66,9 +67,13 @@ impl Arm for Otelcol {
             Build::Minimal => "built with only the components that it uses here, its best case",
         };
         let kind = match self.kind {
-            Kind::Sidecar => "one in each pod, queue in memory",
-            Kind::File => "one in each pod, queue in file_storage with fsync, acknowledged after it",
-            Kind::Daemonset => "one for all pods, which does not say whose items are, queue in memory",
+            Kind::Sidecar => "one in each pod, queue in memory, batches of up to 200 ms, which its delivery waits for",
+            Kind::File => {
+                "one in each pod, queue in file_storage with fsync, acknowledged after it, batches of up to 200 ms"
+            }
+            Kind::Daemonset => {
+                "one for all pods, which does not say whose items are, queue in memory, batches of up to 200 ms"
+            }
         };
         format!("{}, {build}; {kind}", version(&self.program))
     }
@@ -161,7 +166,7 @@ fn config([grpc, http]: [SocketAddr; 2], sink: SocketAddr, attributes: Option<&s
         "receivers:
   otlp: {{protocols: {{grpc: {{endpoint: \"{grpc}\"}}, http: {{endpoint: \"{http}\"}}}}}}
 processors:
-  memory_limiter: {{check_interval: 1s, limit_mib: {AGENT_MEMORY_MIB}, spike_limit_mib: {}}}
+  memory_limiter: {{check_interval: 1s, limit_mib: {}, spike_limit_mib: {}}}
 {}{}exporters:
   otlp:
     endpoint: \"{sink}\"
@@ -171,7 +176,8 @@ processors:
 {enabled}  telemetry: {{metrics: {{level: none}}, logs: {{level: warn}}}}
   pipelines:
 {}",
-        AGENT_MEMORY_MIB / 5,
+        AGENT_MEMORY_MIB * 8 / 10,
+        AGENT_MEMORY_MIB * 8 / 50,
         if storage.is_none() { "  batch: {}\n" } else { "" },
         attributes.unwrap_or_default(),
         pipelines.concat(),

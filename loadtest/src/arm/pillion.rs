@@ -1,4 +1,7 @@
-//! Pillion: one gateway, one shim in each pod, donated sockets.
+//! Pillion: one gateway, one shim in each pod, donated sockets; and the node's CSI driver.
+//!
+//! The driver has nothing to do here, where pods get their sockets without a kubelet. A node runs it all the same: what it holds is
+//! part of the price.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -12,6 +15,7 @@ use crate::identity::pod_name;
 use crate::network::{Network, OTLP_GRPC, OTLP_HTTP, Place};
 
 const READY: &str = "pillion is serving";
+const DRIVER_READY: &str = "waiting for a gateway";
 
 /// When the gateway acknowledges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +53,7 @@ pub enum Quota {
 struct Node<'a> {
     shims: Vec<Agent>,
     gateway: Option<Agent>,
+    driver: Agent,
     arm: &'a Pillion,
     site: &'a Site<'a>,
 }
@@ -76,7 +81,10 @@ impl Arm for Pillion {
         let is_debug = self.program.parent().is_some_and(|dir| dir.ends_with("debug"));
         let build = if is_debug { " (a debug build: its figures say nothing)" } else { "" };
         let merge = if self.merge { "small requests leave together" } else { "each request leaves alone" };
-        format!("{}{build}, ack {ack}, {merge}; one {shim} in each pod, sockets donated", version(&self.program))
+        format!(
+            "{}{build}, ack {ack}, {merge}; one {shim} in each pod, sockets donated; and the node's CSI driver",
+            version(&self.program)
+        )
     }
 
     fn is_durable(&self) -> bool {
@@ -90,13 +98,13 @@ impl Arm for Pillion {
     fn start<'a>(&'a self, site: &'a Site<'a>) -> Result<Box<dyn Running + 'a>> {
         ensure!(matches!(site.network, Network::Pods(_)), "each shim needs the ports of a pod of its own");
         fs::write(site.dir.join("pillion.yaml"), self.config(site))?;
-        let gateway = self.start_gateway(site)?;
+        let (driver, gateway) = (self.start_driver(site)?, self.start_gateway(site)?);
         let mut shims = Vec::with_capacity(site.pods);
         for pod in 0..site.pods {
             shims.push(self.start_shim(site, pod)?);
         }
         (0..site.pods).try_for_each(|pod| self.wait_for_shim(site, pod))?;
-        Ok(Box::new(Node { shims, gateway: Some(gateway), arm: self, site }))
+        Ok(Box::new(Node { shims, gateway: Some(gateway), driver, arm: self, site }))
     }
 }
 
@@ -144,6 +152,19 @@ tenants:
         Ok(gateway)
     }
 
+    fn start_driver(&self, site: &Site<'_>) -> Result<Agent> {
+        let dir = site.dir.join("csi");
+        fs::create_dir_all(dir.join("kubelet/pods"))?;
+        let mut command = site.cage.command(&self.program)?;
+        command.args(["csi", "--node-name", "node-1", "--gateway-id", "0"]);
+        command.arg("--kubelet-dir").arg(dir.join("kubelet")).arg("--custody").arg(dir.join("custody.sock"));
+        command.arg("--data-dir").arg(dir.join("data"));
+        command.env("PILLION_LOG", "info").stdin(Stdio::null()).stderr(Stdio::piped());
+        let mut driver = Agent { role: "driver", child: site.network.spawn(Place::Agent, &mut command)? };
+        driver.wait_for(DRIVER_READY)?;
+        Ok(driver)
+    }
+
     fn start_shim(&self, site: &Site<'_>, pod: usize) -> Result<Agent> {
         let mut run = site.cage.command(self.shim_program())?;
         self.shim_arguments(&mut run, "run", site.dir, pod);
@@ -181,7 +202,7 @@ impl Running for Node<'_> {
     }
 
     fn processes(&self) -> Vec<Process> {
-        self.gateway.iter().chain(&self.shims).map(Agent::process).collect()
+        self.gateway.iter().chain([&self.driver]).chain(&self.shims).map(Agent::process).collect()
     }
 
     fn restart(&mut self, end: End) -> Result<()> {

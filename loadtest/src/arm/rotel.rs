@@ -24,7 +24,10 @@ impl Arm for Rotel {
     }
 
     fn about(&self) -> String {
-        format!("{}, a build of 2025-07, one in each pod, in memory", version(&self.program))
+        format!(
+            "{}, a build of 2025-07 whose listener lacks TCP_NODELAY: answers to small requests wait for some 40 ms; one in each pod, in memory",
+            version(&self.program)
+        )
     }
 
     fn attests(&self) -> Option<&'static str> {

@@ -14,7 +14,7 @@ const AFTER_HELP: &str = "\
 Examples:
   pillion-loadtest list                                        the scenarios
   pillion-loadtest run steady                                  each arm once
-  pillion-loadtest compare --quick                             a first comparison; gets rotel
+  pillion-loadtest compare --quick                             a first comparison; gets rotel, and builds pillion
   pillion-loadtest baselines                                   gets the Collector and rotel; needs Go and npm
   pillion-loadtest compare steady --rounds 9 --out result      files: a page, JSON, CSV
   pillion-loadtest report before after                         what changed between two of them
@@ -26,8 +26,8 @@ Examples:
 It needs neither root nor a cluster: each pod gets a network namespace in a user namespace, by `unshare` of util-linux and
 `ip` of iproute2. `pillion` is looked for beside this program.
 
-Exit status: 0 well, 1 it or one of its runs failed, 2 wrong arguments, 3 an arm lost, repeated, changed or misattributed items, or has a slow tail,
-4 an assertion of --assert does not hold.";
+Exit status: 0 well, 1 it or one of its runs failed, 2 wrong arguments, 3 an arm lost, repeated, changed or misattributed items,
+or has a slow tail, 4 an assertion of --assert does not hold.";
 
 /// Compares ways in which telemetry may leave a pod: each started for real, under the same load, every item accounted for.
 #[derive(Debug, Parser)]
@@ -141,7 +141,11 @@ pub(super) enum Task {
 pub(super) struct Load {
     /// Which arms: direct; pillion, pillion-durable, and each with -unmerged; otelcol, otelcol-minimal, and each with -file for a
     /// queue on the disk; otelcol-daemonset; rotel
-    #[arg(long, value_delimiter = ',', default_value = "direct,pillion,otelcol,otelcol-minimal,rotel")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "direct,pillion,otelcol,otelcol-minimal,otelcol-daemonset,rotel"
+    )]
     pub(super) arms: Vec<String>,
     /// Decides load, contents and order; by chance without it, and told
     #[arg(long)]
