@@ -17,8 +17,9 @@ use self::arguments::{Arguments, Load, Places, Task};
 use crate::arm::{Programs, Quota};
 use crate::assert::Assertions;
 use crate::baselines::Baseline;
-use crate::compare::{self, Comparison, Progress, Request};
+use crate::compare::{self, Comparison, Missing, Progress, Request};
 use crate::floor;
+use crate::measure;
 use crate::report;
 use crate::saturate;
 use crate::scenario::{COMMITTED, Scenario};
@@ -26,6 +27,9 @@ use crate::verdict;
 
 /// An arm made a mistake.
 const FAULT: u8 = 3;
+
+/// Characters of a bar that shows how far a run is.
+const BAR: usize = 20;
 
 /// An assertion does not hold.
 const BROKEN: u8 = 4;
@@ -180,7 +184,7 @@ fn enter_namespaces() -> Result<ExitCode> {
 
 fn one(name: &str, rounds: usize, load: &Load) -> Result<ExitCode> {
     let assertions = load.places.assertions.as_deref().map(Assertions::load).transpose()?;
-    let comparison = compare(name, Scenario::load(name)?, rounds, load, load.places.out.as_deref())?;
+    let comparison = compare(name, Scenario::load(name)?, rounds, load, Vec::new(), load.places.out.as_deref())?;
     if let Some(dir) = &load.places.out {
         for path in report::write(&comparison, dir)? {
             tell(format_args!("wrote {}", path.display()));
@@ -192,11 +196,12 @@ fn one(name: &str, rounds: usize, load: &Load) -> Result<ExitCode> {
 fn sweep(name: &str, pods: &[usize], rounds: usize, load: &Load) -> Result<ExitCode> {
     ensure!(!pods.is_empty(), "a sweep needs numbers of pods: pods=5,20,50");
     let assertions = load.places.assertions.as_deref().map(Assertions::load).transpose()?;
-    let mut all = Vec::new();
+    let mut all: Vec<Comparison> = Vec::new();
     for pods in pods {
         let scenario = Scenario { pods: *pods, ..Scenario::load(name)? };
         let out = load.places.out.as_ref().map(|dir| dir.join(format!("pods-{pods}")));
-        let comparison = compare(name, scenario, rounds, load, out.as_deref())?;
+        let too_large = compare::too_large(&all, *pods, measure::memory_available()?);
+        let comparison = compare(name, scenario, rounds, load, too_large, out.as_deref())?;
         if let Some(dir) = &out {
             report::write(&comparison, dir)?;
         }
@@ -210,9 +215,19 @@ fn sweep(name: &str, pods: &[usize], rounds: usize, load: &Load) -> Result<ExitC
     exit(&all, assertions.as_ref())
 }
 
-fn compare(name: &str, scenario: Scenario, rounds: usize, load: &Load, out: Option<&Path>) -> Result<Comparison> {
+fn compare(
+    name: &str,
+    scenario: Scenario,
+    rounds: usize,
+    load: &Load,
+    too_large: Vec<Missing>,
+    out: Option<&Path>,
+) -> Result<Comparison> {
     let scenario = load.apply(scenario)?;
-    let (arms, missing) = arms::of(&load.arms, &load.places, Quota::Default)?;
+    let fitting =
+        load.arms.iter().filter(|arm| too_large.iter().all(|one| one.arm != **arm)).cloned().collect::<Vec<_>>();
+    let (arms, mut missing) = arms::of(&fitting, &load.places, Quota::Default)?;
+    missing.extend(too_large);
     ensure!(!arms.is_empty(), "none of the arms can be run: {missing:?}");
     let scratch = load.places.scratch.clone().unwrap_or_else(std::env::temp_dir);
     let seed = load.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
@@ -227,10 +242,12 @@ fn compare(name: &str, scenario: Scenario, rounds: usize, load: &Load, out: Opti
         scratch: &scratch,
         keep: keep.as_deref(),
     };
-    let is_watched = stderr().is_terminal();
+    let (is_watched, length) = (stderr().is_terminal(), request.scenario.seconds);
     let comparison = compare::run(request, &arms, &mut |progress| {
         if is_watched {
-            show(progress, rounds);
+            show(progress, rounds, length);
+        } else if progress.seconds == 0.0 {
+            tell(format_args!("round {}/{rounds}  {}", progress.round + 1, progress.arm));
         }
     })?;
     if is_watched {
@@ -282,13 +299,18 @@ fn command(seed: u64) -> String {
     format!("pillion-loadtest {}{seed}", arguments.join(" "))
 }
 
-fn show(progress: &Progress<'_>, rounds: usize) {
+fn show(progress: &Progress<'_>, rounds: usize, length: f64) {
     let (due, acknowledged) =
         (progress.live.due.load(Ordering::Relaxed), progress.live.acknowledged.load(Ordering::Relaxed));
+    // Starting, warming up, and then the load; what is left over is the wait for what was acknowledged.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and BAR")]
+    let done = (progress.seconds / length * BAR as f64).clamp(0.0, BAR as f64) as usize;
     let line = format!(
-        "round {}/{rounds}  {:18} {:5.1} s  {due} due, {acknowledged} acknowledged",
+        "round {}/{rounds}  {:18} [{}{}] {:5.1}/{length} s  {due} due, {acknowledged} acknowledged",
         progress.round + 1,
         progress.arm,
+        "#".repeat(done),
+        "-".repeat(BAR - done),
         progress.seconds
     );
     // Whoever cannot see it misses nothing.

@@ -15,6 +15,9 @@ use crate::limits::Limits;
 use crate::network::Network;
 use crate::scenario::Scenario;
 
+/// Of the memory that is free, for agents: the rest is for the load, the sink and what the kernel holds for them.
+const FITS: f64 = 0.8;
+
 /// What the name of an arm ends with in runs without noise.
 pub const CALM: &str = "-calm";
 
@@ -130,6 +133,7 @@ pub fn run(request: Request<'_>, arms: &[Box<dyn Arm>], watch: &mut dyn FnMut(&P
                 round,
                 drain: DRAIN_MAX,
             };
+            watch(&Progress { round, arm: &name, seconds: 0.0, live: &Live::default() });
             let mut on_tick = |live: &Live, seconds: f64| watch(&Progress { round, arm: &name, seconds, live });
             let result = cell::run(arm, scenario, options, &mut on_tick);
             if let Some(keep) = keep.filter(|_| round == 0 || result.is_err()) {
@@ -173,6 +177,30 @@ fn keep_files(from: &Path, to: &Path) -> Result<()> {
         std::fs::write(to.join(name), text)?;
     }
     Ok(())
+}
+
+/// Agents that would not fit with so many pods, by what each pod's took in the run before; `available` in KiB. The largest number
+/// that fits is run, and no machine is driven into its swap or its OOM killer for a figure.
+pub fn too_large(before: &[Comparison], pods: usize, available: u64) -> Vec<Missing> {
+    let Some(last) = before.last() else { return Vec::new() };
+    let asked = last.arms.iter().map(|arm| arm.name.as_str()).chain(last.missing.iter().map(|one| one.arm.as_str()));
+    let needs = |arm: &str| {
+        let measured = before
+            .iter()
+            .rev()
+            .find_map(|one| one.median(arm, |cell| Some(cell.memory.after.pss as f64 / cell.pods as f64)));
+        Some((arm.to_owned(), measured? * pods as f64))
+    };
+    let too_much = |(_, kib): &(String, f64)| *kib > FITS * available as f64;
+    let told = |(arm, kib): (String, f64)| Missing {
+        arm,
+        why: format!(
+            "{pods} of them would take about {:.0} MiB of the {:.0} MiB that are free: not run",
+            kib / 1024.0,
+            available as f64 / 1024.0
+        ),
+    };
+    asked.filter_map(needs).filter(too_much).map(told).collect()
 }
 
 /// Processors and kernel in words.
@@ -244,6 +272,26 @@ mod tests {
         assert_eq!(beyond[0], None);
         assert!((beyond[1].unwrap() - 3.0).abs() < 1e-9, "{beyond:?}");
         assert_eq!(beyond[2], None);
+    }
+
+    /// Scenario: five pods took 10 MiB each of one agent and 1 MiB of another; 50 are asked for where 100 MiB are free, then 60.
+    /// Guarantees: only what does not fit is left out, also after it was left out once, with what it would take.
+    #[test]
+    fn what_does_not_fit_is_not_run() {
+        let mut before = crate::report::tests_comparison();
+        for cell in &mut before.cells {
+            cell.memory.after.pss = 5 * 1024 * if cell.arm == "otelcol" { 10 } else { 1 };
+        }
+        let left_out = |before: &[Comparison], pods| too_large(before, pods, 100 << 10);
+        assert!(left_out(std::slice::from_ref(&before), 8).is_empty());
+        let found = left_out(std::slice::from_ref(&before), 50);
+        assert_eq!(found.len(), 1);
+        assert!(found[0].arm == "otelcol" && found[0].why.contains("about 500 MiB of the 100 MiB"), "{found:?}");
+        let mut without = crate::report::tests_comparison();
+        without.cells.retain(|cell| cell.arm != "otelcol");
+        without.arms.pop();
+        without.missing = found;
+        assert_eq!(left_out(&[before, without], 60).iter().filter(|one| one.arm == "otelcol").count(), 1);
     }
 
     /// Scenario: a run's directory with a configuration, a long log, data and a directory.

@@ -20,6 +20,8 @@ use crate::compare::Comparison;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use self::tests::comparison as tests_comparison;
 
 /// Writes `report.html`, `comparison.json`, `runs.csv` and `report.txt` into a directory; returns their paths.
 pub fn write(comparison: &Comparison, dir: &Path) -> Result<Vec<PathBuf>> {
@@ -38,6 +40,18 @@ pub fn write(comparison: &Comparison, dir: &Path) -> Result<Vec<PathBuf>> {
         paths.push(path);
     }
     Ok(paths)
+}
+
+/// The day of a time in seconds since 1970, in UTC, as YYYY-MM-DD.
+fn day(unix: u64) -> String {
+    // Years that begin in March end with the day that leap years have more. 146,097 days are 400 years.
+    let days = unix / 86_400 + 719_468;
+    let (era, of_era) = (days / 146_097, days % 146_097);
+    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let month = (5 * of_year + 2) / 153;
+    let (day, month) = (of_year - (153 * month + 2) / 5 + 1, if month < 10 { month + 3 } else { month - 9 });
+    format!("{:04}-{month:02}-{day:02}", era * 400 + year + u64::from(month <= 2))
 }
 
 /// Reads a comparison that was written, from its directory or its file.

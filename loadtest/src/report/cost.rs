@@ -176,6 +176,7 @@ pub(super) fn page(comparison: &Comparison) -> String {
         "<form id=\"cost\">{}</form>\n<div class=\"scroll\"><table><thead><tr><th scope=\"col\">the whole cluster</th>\
          <th scope=\"col\">memory used, GiB</th><th scope=\"col\">processors used</th><th scope=\"col\">memory requested, GiB</th>\
          <th scope=\"col\">processors requested</th></tr></thead><tbody id=\"costs\"></tbody></table></div>\n\
+         <noscript><p>This table is reckoned by the page's own script; `pillion-loadtest cost` prints it.</p></noscript>\n\
          <p class=\"soft\">Used: PSS after the load and CPU an item, as measured above with {} pods on one node; what all pods \
          share counts for at least so many pods. Requested: as given here.\
          <strong id=\"beyond\" hidden> More pods than were measured: extrapolated.</strong></p>\n\

@@ -1,6 +1,6 @@
 //! One page that needs nothing else: verdict, charts, table, and how to make it again.
 
-use super::{FIGURES, Figure, cost, verdict};
+use super::{FIGURES, Figure, cost, day, verdict};
 use crate::compare::Comparison;
 
 const CSS: &str = include_str!("page.css");
@@ -34,24 +34,25 @@ pub fn html(comparison: &Comparison) -> String {
     let charts: String = charts.filter_map(|figure| chart(comparison, figure)).collect();
     let arms =
         comparison.arms.iter().map(|arm| format!("<dt>{}</dt><dd>{}</dd>", escaped(&arm.name), escaped(&arm.about)));
-    let json = serde_json::to_string_pretty(&comparison.scenario).unwrap_or_default();
+    let file = toml::to_string(&comparison.scenario).unwrap_or_default();
     format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><title>{title}</title>\
          <style>{CSS}</style></head><body><main>\n<h1>{title}</h1>\n<p>{about}</p>\n\
-         <p class=\"soft\">{shape}. {seconds} s a run, {rounds} rounds in shuffled order, seed {seed}. {machine}. {limits}.</p>\n\
+         <p class=\"soft\">{shape}. {seconds} s a run, {rounds} rounds in shuffled order, seed {seed}. {date}, {machine}. {limits}.</p>\n\
          <h2>Verdict</h2>\n<ul class=\"verdict\">{lines}</ul>\n\
          <h2>Figures</h2>\n<p class=\"soft\">Bars are medians of the rounds, dots are the rounds. Less is better.</p>\n\
          <div class=\"charts\">{charts}</div>\n<h2>All of them</h2>\n<div class=\"scroll\">{table}</div>\n\
          <h2>What a cluster would take</h2>\n{costs}\n<h2>What was compared</h2>\n<dl>{arms}</dl>\n\
          <h2>Make it again</h2>\n<pre>{command}</pre>\n<p class=\"soft\">comparison.json and runs.csv beside this page hold \
-         every run, arms/ the configurations and logs of the first round. The scenario, as it was run:</p>\n<pre>{json}</pre>\n</main></body></html>\n",
+         every run, arms/ the configurations and logs of the first round. The scenario, as it was run, is a file for `run`:</p>\n<pre>{file}</pre>\n</main></body></html>\n",
         title = escaped(&title),
         about = escaped(&scenario.about),
         shape = escaped(&scenario.shape()),
         seconds = scenario.seconds,
         rounds = comparison.rounds,
         seed = comparison.seed,
+        date = day(comparison.started),
         machine = escaped(&comparison.machine),
         limits = escaped(&comparison.limits),
         lines = lines.collect::<String>(),
@@ -59,7 +60,7 @@ pub fn html(comparison: &Comparison) -> String {
         costs = cost::page(comparison),
         arms = arms.collect::<String>(),
         command = escaped(&comparison.command),
-        json = escaped(&json),
+        file = escaped(&file),
     )
 }
 

@@ -122,13 +122,14 @@ impl Figure {
 /// Medians over the rounds.
 pub fn table(comparison: &Comparison) -> String {
     let mut out = format!(
-        "{}: {}\n{}\n{} s a run, {} rounds, seed {}, {}\n{}\n\n",
+        "{}: {}\n{}\n{} s a run, {} rounds, seed {}, {}, {}\n{}\n\n",
         comparison.name,
         comparison.scenario.about,
         comparison.scenario.shape(),
         comparison.scenario.seconds,
         comparison.rounds,
         comparison.seed,
+        super::day(comparison.started),
         comparison.machine,
         comparison.limits
     );
@@ -148,9 +149,25 @@ pub fn table(comparison: &Comparison) -> String {
     out
 }
 
-/// What an agent costs a pod, by the number of pods: a table for each figure, a comparison a column.
+/// What an agent costs a pod, by the number of pods: a table for each figure, a comparison a column. What was asked for and could
+/// not be run is named; memory a pod that was not measured, because so many agents do not fit, is what was measured last, marked.
 pub fn by_pods(comparisons: &[Comparison]) -> String {
     let mut out = String::new();
+    if let Some(first) = comparisons.first() {
+        let Comparison { name, scenario, rounds, seed, machine, limits, command, .. } = first;
+        out.push_str(&format!(
+            "{name}: {}\n{} s a run, {rounds} rounds, seed {seed}, {}, {machine}\n{limits}\n{command}\n",
+            scenario.about,
+            scenario.seconds,
+            super::day(first.started)
+        ));
+    }
+    for comparison in comparisons {
+        let missing = comparison.missing.iter();
+        missing.for_each(|one| {
+            out.push_str(&format!("MISSING {} with {} pods: {}\n", one.arm, comparison.scenario.pods, one.why));
+        });
+    }
     for key in ["pss_idle_kib_per_pod", "pss_after_kib_per_pod", "working_set_after_kib_per_pod", "agent_cpu_s"] {
         let Some(figure) = FIGURES.iter().find(|figure| figure.key == key) else { continue };
         let name = format!("{}, by pods", figure.name);
@@ -159,8 +176,15 @@ pub fn by_pods(comparisons: &[Comparison]) -> String {
         let arms = comparisons.first().map(|first| first.arms.as_slice()).unwrap_or_default();
         for arm in arms.iter().filter(|arm| arm.name != "direct") {
             out.push_str(&format!("\n{:36}", arm.name));
+            let mut last = None;
             for comparison in comparisons {
-                out.push_str(&format!("{:>12}", figure.told(figure.of_arm(comparison, &arm.name))));
+                let value = figure.of_arm(comparison, &arm.name);
+                let text = match (value, last) {
+                    (None, Some(last)) if key.ends_with("_per_pod") => format!("~{}", figure.told(Some(last))),
+                    (value, _) => figure.told(value),
+                };
+                last = value.or(last);
+                out.push_str(&format!("{text:>12}"));
             }
         }
         out.push('\n');

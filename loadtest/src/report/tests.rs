@@ -5,7 +5,7 @@ use crate::judge::Account;
 use crate::scenario::Scenario;
 
 /// Six rounds in which `pillion` takes half of what `otelcol` takes.
-fn comparison() -> Comparison {
+pub(crate) fn comparison() -> Comparison {
     let cell = |arm: &str, round: usize, cpu: f64| {
         let latency =
             Percentiles { p50: Some(0.4), p99: Some(1.2), p999: Some(2.0), max: Some(3.0), ..Percentiles::default() };
@@ -202,13 +202,19 @@ fn the_page_stands_alone() {
         assert!(!page.contains(outside), "{outside}");
     }
     assert!(page.contains("&lt;pillion&gt;") && !page.contains("<pillion>"));
-    assert!(page.contains("prefers-color-scheme: dark") && page.contains("@media print"));
+    assert!(page.contains("screen and (prefers-color-scheme: dark)") && page.contains("@media print"));
     assert!(
         page.contains("a node's gateway requests") && page.contains("\"arm\":\"otelcol\""),
         "what a cluster would take"
     );
     assert_eq!(page.matches("<figure>").count(), 5, "nothing was measured of memory at idle");
     assert!(page.contains("compare --quick --seed 1"));
+    let file = page.split("<pre>").nth(2).unwrap().split("</pre>").next().unwrap().replace("&quot;", "\"");
+    assert_eq!(
+        format!("{:?}", Scenario::parse(&file).unwrap()),
+        format!("{:?}", comparison().scenario),
+        "it can be run"
+    );
 }
 
 /// Scenario: a sweep of two numbers of pods.
@@ -221,6 +227,37 @@ fn a_sweep_is_told_by_pods() {
     let told = by_pods(&[five, twenty]);
     let line = told.split("PSS after").nth(1).unwrap().lines().find(|line| line.starts_with("otelcol")).unwrap();
     assert_eq!(line.split_ascii_whitespace().collect::<Vec<_>>(), ["otelcol", "12000", "3000"]);
+    assert!(told.starts_with("quick: ") && told.contains("seed 1"), "{told}");
+}
+
+/// Scenario: a sweep whose second number of pods is more than one of the agents could be started for.
+/// Guarantees: it is named as missing, and what stands in its place is marked as not measured.
+#[test]
+fn what_does_not_fit_is_marked() {
+    let (five, mut many) = (comparison(), comparison());
+    many.scenario.pods = 5_000;
+    many.cells.retain(|cell| cell.arm != "otelcol");
+    many.missing.push(crate::compare::Missing { arm: "otelcol".to_owned(), why: "no room".to_owned() });
+    let told = by_pods(&[five, many]);
+    assert!(told.contains("MISSING otelcol with 5000 pods: no room"), "{told}");
+    let line = told.split("PSS after").nth(1).unwrap().lines().find(|line| line.starts_with("otelcol")).unwrap();
+    assert_eq!(line.split_ascii_whitespace().collect::<Vec<_>>(), ["otelcol", "12000", "~12000"]);
+}
+
+/// Scenario: days around leap days and centuries.
+/// Guarantees: each is told as the calendar has it.
+#[test]
+fn days_are_those_of_the_calendar() {
+    for (unix, day) in [
+        (0, "1970-01-01"),
+        (951_782_399, "2000-02-28"),
+        (951_782_400, "2000-02-29"),
+        (951_868_800, "2000-03-01"),
+        (1_798_761_599, "2026-12-31"),
+        (4_107_542_400, "2100-03-01"),
+    ] {
+        assert_eq!(super::day(unix), day);
+    }
 }
 
 /// Scenario: a comparison is written, read, and set beside one with a dearer arm, another machine and an arm less.
