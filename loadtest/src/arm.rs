@@ -11,12 +11,14 @@ mod sidecars;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 pub use self::direct::Direct;
 pub use self::floor::{Floor, FloorMode};
@@ -24,11 +26,15 @@ pub use self::otelcol::{Build, Kind, Otelcol};
 pub use self::pillion::{Ack, Pillion, Quota};
 pub use self::programs::Programs;
 pub use self::rotel::Rotel;
+use crate::interrupt;
 use crate::limits::Cage;
 use crate::network::Network;
 
 /// An agent that is not ready by then is broken.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// So often, who waits for an agent looks whether the run is to end.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// What an arm is started with.
 #[derive(Debug)]
@@ -127,18 +133,25 @@ impl Agent {
             End::Killed => Signal::KILL,
             End::Graceful => Signal::TERM,
         };
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("a process has a number")?;
-        Ok(kill_process(pid, signal)?)
+        Ok(kill_process(Pid::from_child(&self.child), signal)?)
     }
 
     /// Waits until it has ended; one that does not is killed when dropped.
-    fn ended(&mut self) -> Result<()> {
+    fn ended(&mut self) -> Result<ExitStatus> {
         let deadline = Instant::now() + PATIENCE;
-        while self.child.try_wait()?.is_none() {
-            ensure!(Instant::now() < deadline, "{} did not end within {PATIENCE:?} of SIGTERM", self.role);
-            std::thread::park_timeout(Duration::from_millis(5));
+        let end = pidfd_open(Pid::from_child(&self.child), PidfdFlags::empty()).context("waiting for a process")?;
+        let look = Timespec::try_from(LOOK)?;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            interrupt::check()?;
+            ensure!(Instant::now() < deadline, "{} did not end within {PATIENCE:?}", self.role);
+            match poll(&mut [PollFd::new(&end, PollFlags::IN)], Some(&look)) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
-        Ok(())
     }
 
     /// Reads what it says until a line has `ready` in it. What it says later is read and forgotten, so that it never blocks.
@@ -165,11 +178,15 @@ impl Agent {
             }
             drop(say.send(Err(last.concat())));
         })?;
-        match said.recv_timeout(PATIENCE) {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(log)) => bail!("{} ended before it was ready:\n{log}", self.role),
-            Err(RecvTimeoutError::Timeout) => bail!("{} was not ready within {PATIENCE:?}", self.role),
-            Err(RecvTimeoutError::Disconnected) => bail!("{} was not heard of", self.role),
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match said.recv_timeout(LOOK) {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(log)) => bail!("{} ended before it was ready:\n{log}", self.role),
+                Err(RecvTimeoutError::Timeout) => interrupt::check()?,
+                Err(RecvTimeoutError::Disconnected) => bail!("{} was not heard of", self.role),
+            }
+            ensure!(Instant::now() < deadline, "{} was not ready within {PATIENCE:?}", self.role);
         }
     }
 }
@@ -197,6 +214,7 @@ fn wait_for_ports(network: &Network, addresses: Vec<SocketAddr>) -> Result<()> {
                     let mut interval = tokio::time::interval(Duration::from_millis(5));
                     loop {
                         interval.tick().await;
+                        interrupt::check()?;
                         let (socket, address) = target.socket(pod)?;
                         match socket.connect(address).await {
                             Ok(_) => break,

@@ -21,7 +21,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
@@ -33,7 +33,9 @@ pub(crate) use self::pinning::Pinning;
 use crate::arm::{Arm, End, Running, Site};
 use crate::generator::{self, Live, Load, Outcome, Protocol};
 use crate::histogram::Latencies;
-use crate::identity::Signal;
+use crate::identity::{Ids, Signal};
+use crate::interrupt;
+use crate::item::hash;
 use crate::judge::{Account, Desk, Judge, Settings};
 use crate::ledger::Ledger;
 use crate::limits::{Cage, Limits};
@@ -263,7 +265,7 @@ pub fn run(
     let started = Instant::now();
     let mut running = arm.start(&site).with_context(|| format!("starting {}", arm.name()))?;
     let startup = started.elapsed();
-    pause(Duration::from_secs(1));
+    pause(Duration::from_secs(1))?;
     let mut cell = Cell { arm: arm.name().to_owned(), round: options.round, seed: options.seed, ..Cell::default() };
     cell.pods = scenario.pods;
     cell.startup_ms = millis(startup);
@@ -272,7 +274,7 @@ pub fn run(
     let (bytes_out, usage_before) = (bench.sink.bytes(), usage(running.as_ref()));
     if scenario.warmup > 0.0 {
         bench.load(running.as_mut(), scenario.warmup_rates(), &[], &pinning, &mut |_, _, _, _| {})?;
-        bench.drain();
+        bench.drain()?;
     }
     bench.judge.forget_delivery();
     let before = Reading::take()?;
@@ -293,7 +295,7 @@ pub fn run(
         }
     };
     let outcome = bench.load(running.as_mut(), scenario.rates(), &scenario.events, &pinning, &mut look)?;
-    bench.drain();
+    bench.drain()?;
     spending.see(running.as_ref());
     cell.first_delivery_ms = bench.judge.first_delivery().map(|nanos| millis(Duration::from_nanos(nanos)));
     cell.cpu = Reading::take()?.since(&before, outcome.cpu, spending.since(&at_start));
@@ -330,7 +332,7 @@ struct Bench<'a> {
 impl<'a> Bench<'a> {
     fn new(arm: &dyn Arm, scenario: &'a Scenario, options: Options<'a>, pinning: &Pinning) -> Result<Self> {
         let profile = Profile::parse(scenario.profile.text())?;
-        let plan = Arc::new(Plan::new(&profile, options.seed, scenario.pods, scenario.batch())?);
+        let plan = Arc::new(plan(arm.name(), &profile, scenario, options.seed)?);
         let resource = profile.says().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
         let attested = arm.attests().map(str::to_owned);
         let judge = Arc::new(Judge::new(Settings { plan: plan.clone(), attested, resource }));
@@ -380,29 +382,43 @@ impl<'a> Bench<'a> {
                 drop(say.send(generator::run(load, Rc::new(target), ledger, for_thread)));
             })
         })??;
+        let outcome = self.look_on(running, events, &said, &live, look);
+        if outcome.is_err() {
+            live.stop.store(true, Ordering::Relaxed);
+        }
+        // The next arm's pods are this arm's: nothing of this load may go on.
+        drop(thread.join());
+        outcome
+    }
+
+    /// Until the generator has ended, or something has failed.
+    fn look_on(
+        &self,
+        running: &mut dyn Running,
+        events: &[crate::scenario::Event],
+        said: &Receiver<Result<Outcome>>,
+        live: &Live,
+        look: &mut Look<'_>,
+    ) -> Result<Outcome> {
         let began = Instant::now();
         let mut events = events.iter().peekable();
         let outcome = loop {
             match said.recv_timeout(TICK) {
-                Ok(outcome) => break outcome,
-                Err(RecvTimeoutError::Timeout) => {}
+                Ok(outcome) => break outcome?,
+                Err(RecvTimeoutError::Timeout) => interrupt::check()?,
                 Err(RecvTimeoutError::Disconnected) => anyhow::bail!("the generator ended without a word"),
             }
-            look(running, &live, began.elapsed(), false);
+            look(running, live, began.elapsed(), false);
             while let Some(event) = events.next_if(|event| event.at <= began.elapsed().as_secs_f64()) {
                 // What a process has spent is gone with it.
-                look(running, &live, began.elapsed(), event.what.ends_a_process());
-                if let Err(error) = self.happen(event.what, running) {
-                    live.stop.store(true, Ordering::Relaxed);
-                    return Err(error);
-                }
+                look(running, live, began.elapsed(), event.what.ends_a_process());
+                self.happen(event.what, running)?;
             }
         };
-        drop(thread.join());
         for event in events {
             self.happen(event.what, running)?;
         }
-        outcome
+        Ok(outcome)
     }
 
     fn happen(&self, deed: Deed, running: &mut dyn Running) -> Result<()> {
@@ -433,13 +449,14 @@ impl<'a> Bench<'a> {
     }
 
     /// Returns when nothing is owed any more, or patience has ended.
-    fn drain(&self) {
+    fn drain(&self) -> Result<()> {
         let deadline = Instant::now() + self.options.drain;
         while self.judge.missing(&self.ledger) > 0 && Instant::now() < deadline {
-            pause(TICK);
+            pause(TICK)?;
         }
-        pause(QUIET);
+        pause(QUIET)?;
         self.desk.settle();
+        Ok(())
     }
 }
 
@@ -530,12 +547,21 @@ fn lateness_voids(lateness: &Percentiles, latency: &Percentiles, others: f64) ->
     })
 }
 
-/// A phase of a run is a length of time: nothing is waited for.
-fn pause(length: Duration) {
+/// What an arm is sent: the same for all arms but for the ids. What of one run's arrives late is no repeat of the next one's.
+fn plan(arm: &str, profile: &Profile, scenario: &Scenario, seed: u64) -> Result<Plan> {
+    let mut plan = Plan::new(profile, seed, scenario.pods, scenario.batch())?;
+    plan.ids = Ids::new(seed ^ hash(format!("{arm} {scenario:?}").as_bytes()));
+    Ok(plan)
+}
+
+/// A phase of a run is a length of time: nothing is waited for but the end of the run.
+fn pause(length: Duration) -> Result<()> {
     let end = Instant::now() + length;
     while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
-        std::thread::park_timeout(left);
+        interrupt::check()?;
+        std::thread::park_timeout(left.min(TICK));
     }
+    interrupt::check()
 }
 
 fn millis(duration: Duration) -> f64 {
@@ -550,6 +576,24 @@ fn unix_now() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::Item;
+
+    /// Scenario: what two arms of one round are sent.
+    /// Guarantees: the same bytes but for the ids, of which neither's is one of the other's.
+    #[test]
+    fn arms_have_the_same_load_and_other_ids() {
+        let scenario = Scenario::load("mixed").unwrap();
+        let profile = Profile::parse(scenario.profile.text()).unwrap();
+        let [one, other, again] = ["direct", "pillion", "direct"].map(|arm| plan(arm, &profile, &scenario, 5).unwrap());
+        for signal in Signal::ALL {
+            let templates = [&one, &other].map(|plan| format!("{:?}", plan.templates(signal)));
+            assert_eq!(templates[0], templates[1]);
+            let item = Item { pod: 1, variant: 0, slot: 3, sequence: 9 };
+            let id = one.ids.encode(signal, item);
+            assert_ne!(other.ids.decode(signal, id), Some(item));
+            assert_eq!(again.ids.decode(signal, id), Some(item));
+        }
+    }
 
     /// Scenario: a generator that was late by different times, beside different latencies.
     /// Guarantees: only what is both above a millisecond and a large part of the latency makes it void, and the words name the

@@ -5,7 +5,6 @@ mod arms;
 
 use std::io::{self, IsTerminal, Write, stderr, stdout};
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::atomic::Ordering;
@@ -19,6 +18,7 @@ use crate::assert::Assertions;
 use crate::baselines::Baseline;
 use crate::compare::{self, Comparison, Missing, Progress, Request};
 use crate::floor;
+use crate::interrupt;
 use crate::measure;
 use crate::report;
 use crate::saturate;
@@ -34,15 +34,16 @@ const BAR: usize = 20;
 /// An assertion does not hold.
 const BROKEN: u8 = 4;
 
-/// Runs the command; 0 is well, 1 it or one of its runs failed, 2 wrong arguments, 3 an arm lost, repeated, changed or misattributed items,
-/// 4 an assertion does not hold.
+/// Runs the command; 0 is well, 1 it or one of its runs failed, 2 wrong arguments, 3 an arm lost, repeated, changed or
+/// misattributed items, 4 an assertion does not hold, 130 and 143 ended by SIGINT and SIGTERM.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match run(arguments) {
+    let heard = if arguments.inside { interrupt::listen() } else { Ok(()) };
+    match heard.and_then(|()| run(arguments)) {
         Ok(code) => code,
         Err(error) => {
             tell(format_args!("pillion-loadtest: {error:#}"));
-            ExitCode::FAILURE
+            interrupt::asked().map_or(ExitCode::FAILURE, ExitCode::from)
         }
     }
 }
@@ -173,13 +174,10 @@ fn get_rotel(load: &Load) {
 /// Starts this command again where it is root of namespaces of its own, and where all that it starts ends with it.
 fn enter_namespaces() -> Result<ExitCode> {
     let own = std::env::current_exe().context("the path of this program")?;
-    let error = Command::new("unshare")
-        .args(["--map-root-user", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"])
-        .arg(own)
-        .arg("--inside")
-        .args(std::env::args_os().skip(1))
-        .exec();
-    bail!("`unshare` of util-linux makes the pods' networks: {error}")
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--map-root-user", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+    unshare.arg(own).arg("--inside").args(std::env::args_os().skip(1));
+    interrupt::supervise(&mut unshare).context("`unshare` of util-linux makes the pods' networks")
 }
 
 fn one(name: &str, rounds: usize, load: &Load) -> Result<ExitCode> {

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::arm::Arm;
 use crate::cell::{self, Cell, DRAIN_MAX, Options};
 use crate::generator::Live;
+use crate::interrupt;
 use crate::limits::Limits;
 use crate::network::Network;
 use crate::scenario::Scenario;
@@ -136,6 +137,7 @@ pub fn run(request: Request<'_>, arms: &[Box<dyn Arm>], watch: &mut dyn FnMut(&P
             watch(&Progress { round, arm: &name, seconds: 0.0, live: &Live::default() });
             let mut on_tick = |live: &Live, seconds: f64| watch(&Progress { round, arm: &name, seconds, live });
             let result = cell::run(arm, scenario, options, &mut on_tick);
+            interrupt::check()?;
             if let Some(keep) = keep.filter(|_| round == 0 || result.is_err()) {
                 keep_files(dir.path(), &keep.join(&name))?;
             }

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpSocket;
 use tokio::runtime::LocalOptions;
@@ -210,12 +210,14 @@ pub fn run(load: Load, target: Rc<dyn Target>, ledger: Arc<Ledger>, live: Arc<Li
     // A task as all others: waking what `block_on` itself waits for, or a task of a LocalSet, costs a write to an eventfd.
     let mut outcome = runtime.block_on(async move {
         let mut driver = JoinSet::new();
+        let stopped = live.clone();
         driver.spawn_local(drive(load, target, ledger, live));
         // A timeout that would be the next timer of all wakes the runtime, by an eventfd again: now this one is.
-        driver.spawn_local(async {
+        driver.spawn_local(async move {
             let mut interval = tokio::time::interval(TIMER);
             loop {
                 interval.tick().await;
+                ensure!(!stopped.stop.load(Ordering::Relaxed), "the run was ended early");
             }
         });
         driver.join_next().await.context("it is there")??

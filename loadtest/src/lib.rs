@@ -12,6 +12,7 @@
 //! - [`baselines`] gets what others make into a cache; [`limits`] gives every agent the same memory.
 //! - [`cell`] is one run of one arm, measured; [`verdict`] says what may be said of several.
 //! - [`saturate`] counts spans per CPU-second in a closed loop, beside the floor.
+//! - [`interrupt`] ends a run early, and well.
 //! - [`compare`] runs rounds of them, [`report`] tells what came of it, [`mod@assert`] whether it may; [`cli`] is the command.
 //!
 //! For benches and tests:
@@ -33,6 +34,7 @@ pub mod floor;
 pub mod generator;
 pub mod histogram;
 pub mod identity;
+pub mod interrupt;
 pub mod item;
 pub mod judge;
 pub mod ledger;

@@ -9,14 +9,14 @@
 //!
 //! The process must already be in a user namespace of its own (`unshare --map-root-user --net`, which the command line does).
 //! `unshare` of util-linux makes the namespaces and `ip` of iproute2 the pairs. A namespace ends with the last process and
-//! descriptor that is in it; nothing has to be cleaned up.
+//! descriptor that is in it, some time after them; pairs are removed when dropped, so that the next network has their names.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -47,6 +47,20 @@ pub struct Namespaces {
     home: File,
     /// The agent's first, then the pods'.
     inner: Vec<File>,
+    _pairs: Pairs,
+}
+
+/// Home's ends of so many pairs, with the others'.
+#[derive(Debug)]
+struct Pairs(usize);
+
+impl Drop for Pairs {
+    fn drop(&mut self) {
+        let pairs: String = (0..self.0).map(|number| format!("link del v{number}\n")).collect();
+        // `-force`: those that were not made are no reason to leave others. What is left ends with the run.
+        let mut ip = Command::new("ip");
+        drop(feed(ip.args(["-force", "-batch", "-"]).stdout(Stdio::null()).stderr(Stdio::null()), &pairs));
+    }
 }
 
 /// Where something runs.
@@ -67,17 +81,18 @@ impl Network {
         // So that pods reach the agent in its own namespace.
         std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("forwarding between pods")?;
         let holders = (0..=pods).map(|_| Holder::start()).collect::<Result<Vec<_>>>()?;
-        let mut pairs = String::new();
+        let mut commands = String::new();
         for (number, holder) in holders.iter().enumerate() {
             let pid = holder.child.id();
             let address = home_address(number);
-            pairs.push_str(&format!(
+            commands.push_str(&format!(
                 "link add v{number} type veth peer name eth0 netns {pid}\naddr add {address}/30 dev v{number}\nlink set v{number} up\n"
             ));
         }
-        run_ip(&pairs)?;
+        let pairs = Pairs(holders.len());
+        run_ip(&commands)?;
         let inner = holders.into_iter().map(Holder::namespace).collect::<Result<Vec<_>>>()?;
-        let namespaces = Namespaces { home, inner };
+        let namespaces = Namespaces { home, inner, _pairs: pairs };
         for number in 0..namespaces.inner.len() {
             let (own, home) = (inner_address(number), home_address(number));
             namespaces.within(number, || {
@@ -193,17 +208,18 @@ impl Holder {
 }
 
 fn run_ip(commands: &str) -> Result<()> {
-    let mut child = Command::new("ip")
-        .args(["-batch", "-"])
-        .stdin(Stdio::piped())
-        .spawn()
-        .context("`ip` of iproute2 connects the pods' networks")?;
-    child.stdin.take().context("piped")?.write_all(commands.as_bytes())?;
-    let status = child.wait()?;
+    let status = feed(Command::new("ip").args(["-batch", "-"]), commands)?;
     if !status.success() {
         bail!("`ip -batch -` ended with {status}");
     }
     Ok(())
+}
+
+fn feed(ip: &mut Command, commands: &str) -> Result<ExitStatus> {
+    let mut child = ip.stdin(Stdio::piped()).spawn().context("`ip` of iproute2 connects the pods' networks")?;
+    // One that has ended says why by its status.
+    drop(child.stdin.take().context("piped")?.write_all(commands.as_bytes()));
+    Ok(child.wait()?)
 }
 
 fn home_address(number: usize) -> Ipv4Addr {
@@ -217,4 +233,32 @@ fn inner_address(number: usize) -> Ipv4Addr {
 fn address(number: usize, host: u32) -> Ipv4Addr {
     let number = u32::try_from(number).expect("below PAIRS_MAX");
     Ipv4Addr::from_bits(Ipv4Addr::new(10, 88, 0, 0).to_bits() + number * 4 + host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Set where a test runs again in a network namespace of its own.
+    const INSIDE: &str = "PILLION_LOADTEST_INSIDE";
+
+    /// Scenario: a network is dropped while something still holds the namespaces of its pods, and a smaller one is made.
+    /// Guarantees: the names and addresses of the first one are free at once.
+    #[test]
+    fn a_network_leaves_its_names_to_the_next_one() {
+        if std::env::var_os(INSIDE).is_none() {
+            let mut again = Command::new("unshare");
+            again.args(["--map-root-user", "--net"]).arg(std::env::current_exe().unwrap());
+            again.args(["network::tests::a_network_leaves_its_names_to_the_next_one", "--exact", "--nocapture"]);
+            assert!(again.env(INSIDE, "1").status().unwrap().success());
+            return;
+        }
+        let first = Network::of_pods(3).unwrap();
+        let _held = first.target(vec![(Ipv4Addr::LOCALHOST, OTLP_GRPC).into(); 3]).unwrap();
+        drop(first);
+        let second = Network::of_pods(2).unwrap();
+        let output = second.spawn(Place::Pod(1), Command::new("ip").args(["-br", "addr"]).stdout(Stdio::piped()));
+        let told = String::from_utf8(output.unwrap().wait_with_output().unwrap().stdout).unwrap();
+        assert!(told.contains("10.88.0.10/30"), "{told}");
+    }
 }

@@ -22,6 +22,7 @@ use crate::cell::{Pinning, Spending};
 use crate::client::{self, Outcome, Shape};
 use crate::compare::{self, About, Missing};
 use crate::generator::Target;
+use crate::interrupt;
 use crate::limits::Limits;
 use crate::network::{Network, PodSockets};
 use crate::payload;
@@ -36,6 +37,9 @@ const WARM_UP: Duration = Duration::from_millis(500);
 
 /// Nothing is on its way any more: longer than any of the arms holds a request back.
 const QUIET: Duration = Duration::from_millis(800);
+
+/// So often it is looked whether all is to end.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Queues that are not empty by then are cut off, which the row tells.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
@@ -127,7 +131,9 @@ pub fn run(
         rng.shuffle(&mut order);
         for (arm, spans) in order {
             watch(arm.name(), spans, round);
-            match one(arm, spans, &request, &network, &limits) {
+            let result = one(arm, spans, &request, &network, &limits);
+            interrupt::check()?;
+            match result {
                 Ok(run) => runs.push(Run { round, ..run }),
                 Err(error) => {
                     let why = format!("round {}, {spans} spans: {error:#}", round + 1);
@@ -164,17 +170,22 @@ fn one(arm: &dyn Arm, spans: usize, request: &Request<'_>, network: &Network, li
         let thread = pinning.as_load(|| {
             std::thread::Builder::new().name("generator".into()).spawn(move || closed_loop(&target, shape, framed))
         })??;
+        while !thread.is_finished() {
+            // The process ends then, and what is sent with it.
+            interrupt::check()?;
+            std::thread::park_timeout(LOOK);
+        }
         thread.join().expect("the closed loop does not panic")
     };
     load(WARM_UP).context("warming up")?;
-    settle(&sink, 0);
+    settle(&sink, 0)?;
     let bytes = sink.bytes();
     let mut spending = Spending::default();
     spending.see(running.as_ref());
     let before = spending.clone();
     let outcome = load(Duration::from_secs_f64(request.seconds))?;
     let acknowledged = outcome.accepted * message.len() as u64;
-    settle(&sink, bytes + acknowledged);
+    settle(&sink, bytes + acknowledged)?;
     spending.see(running.as_ref());
     Ok(Run {
         arm: arm.name().to_owned(),
@@ -199,13 +210,14 @@ fn closed_loop(target: &PodSockets, shape: Shape, framed: bytes::Bytes) -> Resul
 }
 
 /// Returns when as much has arrived as was acknowledged and nothing moves any more, or when patience ends.
-fn settle(sink: &Sink, bytes: u64) {
+fn settle(sink: &Sink, bytes: u64) -> Result<()> {
     let started = Instant::now();
     loop {
+        interrupt::check()?;
         let last = sink.bytes();
         let moves = sink.wait_until(QUIET, |_, _| sink.bytes() != last);
         if (!moves && last >= bytes) || started.elapsed() > DRAIN_MAX {
-            return;
+            return Ok(());
         }
     }
 }

@@ -175,7 +175,9 @@ tenants:
     fn wait_for_shim(&self, site: &Site<'_>, pod: usize) -> Result<()> {
         let mut wait = Command::new(self.shim_program());
         self.shim_arguments(&mut wait, "wait", site.dir, pod);
-        let status = site.network.spawn(Place::Pod(pod), &mut wait)?.wait()?;
+        wait.stdin(Stdio::null());
+        let mut waiting = Agent { role: "the wait for a shim", child: site.network.spawn(Place::Pod(pod), &mut wait)? };
+        let status = waiting.ended()?;
         ensure!(status.success(), "the shim of pod {pod} did not bind its ports: {status}");
         Ok(())
     }

@@ -27,7 +27,8 @@ It needs neither root nor a cluster: each pod gets a network namespace in a user
 `ip` of iproute2. `pillion` is looked for beside this program.
 
 Exit status: 0 well, 1 it or one of its runs failed, 2 wrong arguments, 3 an arm lost, repeated, changed or misattributed items,
-or has a slow tail, 4 an assertion of --assert does not hold.";
+or has a slow tail, 4 an assertion of --assert does not hold, 130 and 143 ended by Ctrl-C
+and SIGTERM.";
 
 /// Compares ways in which telemetry may leave a pod: each started for real, under the same load, every item accounted for.
 #[derive(Debug, Parser)]
