@@ -1,6 +1,7 @@
 //! One page that needs nothing else: verdict, charts, table, and how to make it again.
 
-use super::{FIGURES, Figure, cost, day, verdict};
+use super::words::{Ratios, findings, ratios};
+use super::{FIGURES, Figure, cost, day};
 use crate::compare::Comparison;
 
 const CSS: &str = include_str!("page.css");
@@ -21,11 +22,13 @@ const CHARTS: [&str; 8] = [
 pub fn html(comparison: &Comparison) -> String {
     let scenario = &comparison.scenario;
     let title = format!("Load test: {}", comparison.name);
-    let lines = verdict(comparison).into_iter().map(|line| {
+    let ratios = ratios(comparison);
+    let lines = findings(comparison).into_iter().map(|line| {
         let class = match () {
             () if line.starts_with("FAULT") || line.starts_with("MISSING") => "bad",
             () if line.starts_with("VOID") || line.starts_with("NOISE") => "doubt",
             () if line.contains("arrived once, unchanged") => "good",
+            () if line.starts_with("MEMORY") => "soft",
             () => "",
         };
         format!("<li class=\"{class}\">{}</li>", escaped(&line))
@@ -40,7 +43,7 @@ pub fn html(comparison: &Comparison) -> String {
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><title>{title}</title>\
          <style>{CSS}</style></head><body><main>\n<h1>{title}</h1>\n<p>{about}</p>\n\
          <p class=\"soft\">{shape}. {seconds} s a run, {rounds} rounds in shuffled order, seed {seed}. {date}, {machine}. {limits}.</p>\n\
-         <h2>Verdict</h2>\n<ul class=\"verdict\">{lines}</ul>\n\
+         <h2>Verdict</h2>\n<ul class=\"verdict\">{lines}</ul>\n{ratios}\
          <h2>Figures</h2>\n<p class=\"soft\">Bars are medians of the rounds, dots are the rounds. Less is better.</p>\n\
          <div class=\"charts\">{charts}</div>\n<h2>All of them</h2>\n<div class=\"scroll\">{table}</div>\n\
          <h2>What a cluster would take</h2>\n{costs}\n<h2>What was compared</h2>\n<dl>{arms}</dl>\n\
@@ -56,6 +59,7 @@ pub fn html(comparison: &Comparison) -> String {
         machine = escaped(&comparison.machine),
         limits = escaped(&comparison.limits),
         lines = lines.collect::<String>(),
+        ratios = ratio_table(&ratios),
         table = table(comparison),
         costs = cost::page(comparison),
         arms = arms.collect::<String>(),
@@ -75,6 +79,50 @@ fn table(comparison: &Comparison) -> String {
     format!(
         "<table><thead><tr><th>median of the rounds</th>{head}</tr></thead><tbody>\n{}</tbody></table>",
         rows.collect::<String>()
+    )
+}
+
+/// A pair of arms a row, a figure a column. What is no verdict says why when pointed at, and below.
+fn ratio_table(ratios: &Ratios) -> String {
+    let mut figures: Vec<&str> = Vec::new();
+    let mut pairs: Vec<(&str, &str)> = Vec::new();
+    for told in &ratios.all {
+        if !figures.contains(&told.what) {
+            figures.push(told.what);
+        }
+        if !pairs.contains(&(&told.one, &told.other)) {
+            pairs.push((&told.one, &told.other));
+        }
+    }
+    let notes =
+        ratios.notes.iter().map(|note| format!("<p class=\"soft\">{}</p>\n", escaped(note))).collect::<String>();
+    if pairs.is_empty() {
+        return notes;
+    }
+    let head: String = figures.iter().map(|what| format!("<th scope=\"col\">{}</th>", escaped(what))).collect();
+    let cell = |one: &str, other: &str, what: &str| {
+        let told =
+            ratios.all.iter().find(|told| (told.one.as_str(), told.other.as_str(), told.what) == (one, other, what));
+        let Some(told) = told else { return "<td>-</td>".to_owned() };
+        match told.ratio.filter(|ratio| ratio.is_decided()) {
+            Some(ratio) => {
+                format!("<td><b>{:.2}x</b><br><small>{:.2} to {:.2}</small></td>", ratio.mean, ratio.low, ratio.high)
+            }
+            None => format!("<td title=\"{}\">no verdict</td>", escaped(&told.sentence)),
+        }
+    };
+    let rows: String = pairs
+        .iter()
+        .map(|(one, other)| {
+            let cells: String = figures.iter().map(|what| cell(one, other, what)).collect();
+            format!("<tr><th scope=\"row\">{} / {}</th>{cells}</tr>\n", escaped(one), escaped(other))
+        })
+        .collect();
+    let undecided = ratios.all.iter().filter(|told| told.ratio.is_none_or(|ratio| !ratio.is_decided()));
+    let why: String = undecided.map(|told| format!("<p class=\"soft\">{}</p>\n", escaped(&told.sentence))).collect();
+    format!(
+        "<div class=\"scroll\"><table><thead><tr><th>taken, of what the other takes</th>{head}</tr></thead>\
+         <tbody>\n{rows}</tbody></table></div>\n<p class=\"soft\">Below each its 95 % interval.</p>\n{why}{notes}"
     )
 }
 

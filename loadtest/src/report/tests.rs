@@ -209,6 +209,10 @@ fn the_page_stands_alone() {
     );
     assert_eq!(page.matches("<figure>").count(), 5, "nothing was measured of memory at idle");
     assert!(page.contains("compare --quick --seed 1"));
+    assert!(
+        page.contains("pillion / otelcol</th><td><b>0.50x</b>")
+            && page.contains("no verdict, pillion and otelcol do not")
+    );
     let file = page.split("<pre>").nth(2).unwrap().split("</pre>").next().unwrap().replace("&quot;", "\"");
     assert_eq!(
         format!("{:?}", Scenario::parse(&file).unwrap()),

@@ -27,6 +27,14 @@ const COMPARED: [Compared; 5] = [
 
 /// Sentences: what is missing, what is wrong, what is sure.
 pub fn verdict(comparison: &Comparison) -> Vec<String> {
+    let mut out = findings(comparison);
+    let ratios = ratios(comparison);
+    out.extend(ratios.all.into_iter().map(|told| told.sentence).chain(ratios.notes));
+    out
+}
+
+/// All of that but ratios.
+pub(super) fn findings(comparison: &Comparison) -> Vec<String> {
     let mut out = Vec::new();
     for missing in &comparison.missing {
         out.push(format!("MISSING {}: {}", missing.arm, missing.why));
@@ -61,7 +69,6 @@ pub fn verdict(comparison: &Comparison) -> Vec<String> {
     }
     out.extend(comparison.arms.iter().filter_map(|arm| disagreement(comparison, &arm.name)));
     out.extend(neighbours(comparison));
-    out.extend(ratios(comparison));
     if !comparison.has_collector_sidecars() {
         out.push(
             "Nothing is said about full sidecars as such: the Collector's arm is not in this run, and what is said of another \
@@ -209,36 +216,60 @@ fn neighbour_pairs(cells: &[Cell], noisy: &str, calm: &str, figure: &dyn Fn(&Cel
 }
 
 /// Of those that promise the same at an acknowledgement, the first with processes against each other one.
-fn ratios(comparison: &Comparison) -> Vec<String> {
+pub(super) fn ratios(comparison: &Comparison) -> Ratios {
     let has_processes = |name: &str| comparison.of(name).any(|cell| cell.cpu.arm > 0.0);
     let is_faultless = |arm: &str| mistakes(arm, &comparison.cells, &comparison.scenario).is_empty();
     let disturbed = disturbed(&comparison.cells);
     let quiet: Vec<Cell> = comparison.cells.iter().filter(|cell| !disturbed.contains(&cell.round)).cloned().collect();
-    let (mut out, mut asked) = (Vec::new(), 0);
+    let mut out = Ratios::default();
     for is_durable in [false, true] {
         let is_like = |arm: &&About| arm.is_durable == is_durable && arm.noisy().is_none() && has_processes(&arm.name);
         let mut like = comparison.arms.iter().filter(is_like);
         let Some(first) = like.next() else { continue };
         for other in like {
-            if let Some(wrong) = [first, other].into_iter().find(|arm| !is_faultless(&arm.name)) {
-                let (one, other, wrong) = (&first.name, &other.name, &wrong.name);
-                out.push(format!("{one} and {other}: no ratios, {wrong} has a fault: who does less has it easier"));
+            let (one, other) = (&first.name, &other.name);
+            if let Some(wrong) = [one, other].into_iter().find(|arm| !is_faultless(arm)) {
+                out.notes
+                    .push(format!("{one} and {other}: no ratios, {wrong} has a fault: who does less has it easier"));
                 continue;
             }
-            asked += 1;
-            out.extend(COMPARED.iter().map(|(what, figure)| {
+            out.all.extend(COMPARED.iter().map(|(what, figure)| {
                 // A disturbed machine spoils latencies; the rest is counted, not timed.
                 let cells = if what.contains("latency") { &quiet } else { &comparison.cells };
-                let pairs = pairs(cells, &first.name, &other.name, figure);
-                sentence(what, &first.name, &other.name, &pairs, comparison.seed)
+                let pairs = pairs(cells, one, other, figure);
+                let sentence = sentence(what, one, other, &pairs, comparison.seed);
+                let ratio = Ratio::of(&pairs, comparison.seed);
+                Told { what, one: one.clone(), other: other.clone(), ratio, sentence }
             }));
         }
     }
-    let (told, asked) = (out.iter().filter(|line| line.contains("x of what")).count(), asked * COMPARED.len());
+    let told = out.all.iter().filter(|told| told.ratio.is_some_and(|ratio| ratio.is_decided())).count();
     if told > 0 {
-        out.push(format!(
-            "of {asked} ratios {told} are told; where there is no difference, one in twenty is told by chance"
+        out.notes.push(format!(
+            "of {} ratios {told} are told; where there is no difference, one in twenty is told by chance",
+            out.all.len()
         ));
     }
     out
+}
+
+/// What may be said of pairs of arms.
+#[derive(Debug, Default)]
+pub(super) struct Ratios {
+    /// A pair and a figure each.
+    pub(super) all: Vec<Told>,
+    /// What is to be known of them, and of pairs that are not compared.
+    pub(super) notes: Vec<String>,
+}
+
+/// One figure of two arms.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) what: &'static str,
+    pub(super) one: String,
+    pub(super) other: String,
+    /// `None`: no round can be compared.
+    pub(super) ratio: Option<Ratio>,
+    /// It, or why there is no verdict.
+    pub(super) sentence: String,
 }
