@@ -23,6 +23,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 pub use self::direct::Direct;
 pub use self::floor::{Floor, FloorMode};
 pub use self::otelcol::{Build, Kind, Otelcol};
+pub(crate) use self::otelcol::{IDENTITY, go_memory_limit, sidecar_config};
 pub use self::pillion::{Ack, Pillion, Quota};
 pub use self::programs::Programs;
 pub use self::rotel::Rotel;

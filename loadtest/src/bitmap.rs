@@ -31,6 +31,20 @@ impl Bitmap {
         self.ones
     }
 
+    /// Where bits are set one after the other: the first of them and how many, in order.
+    pub fn runs(&self) -> Vec<(u64, u64)> {
+        let mut runs: Vec<(u64, u64)> = Vec::new();
+        for (index, word) in self.words.iter().enumerate() {
+            for bit in (0..64).filter(|bit| word & 1 << bit != 0).map(|bit| index as u64 * 64 + bit) {
+                match runs.last_mut() {
+                    Some((first, length)) if *first + *length == bit => *length += 1,
+                    _ => runs.push((bit, 1)),
+                }
+            }
+        }
+        runs
+    }
+
     /// Bits that are set here and not there.
     pub fn missing_in(&self, other: &Self) -> u64 {
         let others = other.words.iter().copied().chain(std::iter::repeat(0));

@@ -37,6 +37,7 @@ use crate::identity::{Ids, Signal};
 use crate::interrupt;
 use crate::item::hash;
 use crate::judge::{Account, Desk, Judge, Settings};
+use crate::kubernetes::OnCluster;
 use crate::ledger::Ledger;
 use crate::limits::{Cage, Limits};
 use crate::measure::{Memory, Usage, memory_available};
@@ -55,10 +56,10 @@ const SINK_PORT: u16 = 5317;
 pub const DRAIN_MAX: Duration = Duration::from_secs(60);
 
 /// After everything has arrived: what comes now is a duplicate.
-const QUIET: Duration = Duration::from_millis(500);
+pub(crate) const QUIET: Duration = Duration::from_millis(500);
 
 /// How often the run is looked at.
-const TICK: Duration = Duration::from_millis(100);
+pub(crate) const TICK: Duration = Duration::from_millis(100);
 
 /// A generator that is later than this, once in a hundred requests, may have measured itself...
 const LATENESS_MAX_MS: f64 = 1.0;
@@ -121,6 +122,9 @@ pub struct Cell {
     pub startup_ms: f64,
     /// How long the first item was on its way to the backend, milliseconds.
     pub first_delivery_ms: Option<f64>,
+    /// What only a cluster has, where the run was made on one. Memory by processes, and [`Usage`], are not measured there.
+    #[serde(default)]
+    pub on_cluster: Option<OnCluster>,
     /// Why its latencies say nothing about the arm. CPU, memory and the account say what they say: none of them needs a
     /// punctual generator.
     pub void: Option<String>,
@@ -332,17 +336,8 @@ struct Bench<'a> {
 impl<'a> Bench<'a> {
     fn new(arm: &dyn Arm, scenario: &'a Scenario, options: Options<'a>, pinning: &Pinning) -> Result<Self> {
         let profile = Profile::parse(scenario.profile.text())?;
-        let plan = Arc::new(plan(arm.name(), &profile, scenario, options.seed)?);
-        let resource = profile.says().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-        let attested = arm.attests().map(str::to_owned);
-        let judge = Arc::new(Judge::new(Settings { plan: plan.clone(), attested, resource }));
-        let desk = pinning.as_load(|| Desk::start(judge.clone()))??;
-        let tray = desk.tray();
-        let taker = Taker::new(move |received| {
-            let signal = Signal::of_path(&received.path).ok_or("not a path of OTLP")?;
-            tray.put(signal, received.payload.clone(), unix_now());
-            Ok::<(), &str>(())
-        });
+        let plan = Arc::new(plan(&profile, scenario, options.seed, ids_seed(arm.name(), scenario, options.seed))?);
+        let (judge, desk, taker) = pinning.as_load(|| judge(&profile, plan.clone(), arm.attests()))??;
         let port = match options.network {
             Network::Here => 0,
             Network::Pods(_) => SINK_PORT,
@@ -423,12 +418,7 @@ impl<'a> Bench<'a> {
 
     fn happen(&self, deed: Deed, running: &mut dyn Running) -> Result<()> {
         match deed {
-            Deed::BackendDown => self.sink.fail_with(Fault::Unavailable),
-            Deed::BackendSlow => self.sink.answer(Pace::After(SLOW)),
-            Deed::BackendUp => {
-                self.sink.answer(Pace::Now);
-                self.sink.fail_with(Fault::None);
-            }
+            Deed::BackendDown | Deed::BackendSlow | Deed::BackendUp => to_backend(&self.sink, deed),
             Deed::DiskFull => self.disk()?.fill()?,
             Deed::DiskFree => self.disk()?.free()?,
             Deed::AgentKilled => running.restart(End::Killed)?,
@@ -450,10 +440,7 @@ impl<'a> Bench<'a> {
 
     /// Returns when nothing is owed any more, or patience has ended.
     fn drain(&self) -> Result<()> {
-        let deadline = Instant::now() + self.options.drain;
-        while self.judge.missing(&self.ledger) > 0 && Instant::now() < deadline {
-            pause(TICK)?;
-        }
+        drain(&self.judge, &self.ledger, self.options.drain)?;
         pause(QUIET)?;
         self.desk.settle();
         Ok(())
@@ -461,7 +448,7 @@ impl<'a> Bench<'a> {
 }
 
 impl Cell {
-    fn take_outcome(&mut self, outcome: Outcome, scenario: &Scenario) {
+    pub(crate) fn take_outcome(&mut self, outcome: Outcome, scenario: &Scenario) {
         let [noisy, others] = &outcome.latencies;
         self.latency = Percentiles::of(others);
         self.noisy_latency = scenario.noisy.map(|_| Percentiles::of(noisy));
@@ -488,6 +475,17 @@ impl Cell {
         (self.cpu.arm > 0.0).then(|| items / self.cpu.arm)
     }
 
+    /// A figure that is read from processes: nobody has it of a run on a cluster.
+    pub fn of_processes(&self, figure: f64) -> Option<f64> {
+        self.on_cluster.is_none().then_some(figure)
+    }
+
+    /// What the arm holds after the load, KiB: PSS, or the working set where processes cannot be read.
+    pub fn memory_kib(&self) -> Option<f64> {
+        let working_set = self.held_after.working_set.map(|kib| kib as f64);
+        self.of_processes(self.memory.after.pss as f64).or(working_set)
+    }
+
     /// The generator's share of all CPU that the run took.
     pub fn generator_share(&self) -> f64 {
         let run = self.cpu.arm + self.cpu.generator + self.cpu.sink;
@@ -496,7 +494,7 @@ impl Cell {
 }
 
 impl Percentiles {
-    fn of(latencies: &Latencies) -> Self {
+    pub(crate) fn of(latencies: &Latencies) -> Self {
         let (count, unanswered) = (latencies.count(), latencies.unanswered());
         let at = |share| latencies.percentile(share).filter(|_| is_enough(count, share)).map(millis);
         Self { p50: at(0.5), p99: at(0.99), p999: at(0.999), max: latencies.max().map(millis), count, unanswered }
@@ -547,15 +545,56 @@ fn lateness_voids(lateness: &Percentiles, latency: &Percentiles, others: f64) ->
     })
 }
 
-/// What an arm is sent: the same for all arms but for the ids. What of one run's arrives late is no repeat of the next one's.
-fn plan(arm: &str, profile: &Profile, scenario: &Scenario, seed: u64) -> Result<Plan> {
+/// What decides the ids of an arm's items. What of one run's arrives late is no repeat of the next one's.
+pub(crate) fn ids_seed(arm: &str, scenario: &Scenario, seed: u64) -> u64 {
+    seed ^ hash(format!("{arm} {scenario:?}").as_bytes())
+}
+
+/// What an arm is sent: the same for all arms but for the ids.
+pub(crate) fn plan(profile: &Profile, scenario: &Scenario, seed: u64, ids_seed: u64) -> Result<Plan> {
     let mut plan = Plan::new(profile, seed, scenario.pods, scenario.batch())?;
-    plan.ids = Ids::new(seed ^ hash(format!("{arm} {scenario:?}").as_bytes()));
+    plan.ids = Ids::new(ids_seed);
     Ok(plan)
 }
 
+/// The judge of what arrives, the desk where that waits for it, and the sink's way there.
+pub(crate) fn judge(profile: &Profile, plan: Arc<Plan>, attested: Option<&str>) -> Result<(Arc<Judge>, Desk, Taker)> {
+    let resource = profile.says().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    let judge = Arc::new(Judge::new(Settings { plan, attested: attested.map(str::to_owned), resource }));
+    let desk = Desk::start(judge.clone())?;
+    let tray = desk.tray();
+    let taker = Taker::new(move |received| {
+        let signal = Signal::of_path(&received.path).ok_or("not a path of OTLP")?;
+        tray.put(signal, received.payload.clone(), unix_now());
+        Ok::<(), &str>(())
+    });
+    Ok((judge, desk, taker))
+}
+
+/// Does what may happen to a backend; all else is not its business.
+pub(crate) fn to_backend(sink: &Sink, deed: Deed) {
+    match deed {
+        Deed::BackendDown => sink.fail_with(Fault::Unavailable),
+        Deed::BackendSlow => sink.answer(Pace::After(SLOW)),
+        Deed::BackendUp => {
+            sink.answer(Pace::Now);
+            sink.fail_with(Fault::None);
+        }
+        Deed::AgentKilled | Deed::AgentRestarted | Deed::PodReplaced | Deed::DiskFull | Deed::DiskFree => {}
+    }
+}
+
+/// Returns when nothing is owed any more, or patience has ended.
+pub(crate) fn drain(judge: &Judge, ledger: &Ledger, patience: Duration) -> Result<()> {
+    let deadline = Instant::now() + patience;
+    while judge.missing(ledger) > 0 && Instant::now() < deadline {
+        pause(TICK)?;
+    }
+    Ok(())
+}
+
 /// A phase of a run is a length of time: nothing is waited for but the end of the run.
-fn pause(length: Duration) -> Result<()> {
+pub(crate) fn pause(length: Duration) -> Result<()> {
     let end = Instant::now() + length;
     while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
         interrupt::check()?;
@@ -564,7 +603,7 @@ fn pause(length: Duration) -> Result<()> {
     interrupt::check()
 }
 
-fn millis(duration: Duration) -> f64 {
+pub(crate) fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
@@ -584,7 +623,8 @@ mod tests {
     fn arms_have_the_same_load_and_other_ids() {
         let scenario = Scenario::load("mixed").unwrap();
         let profile = Profile::parse(scenario.profile.text()).unwrap();
-        let [one, other, again] = ["direct", "pillion", "direct"].map(|arm| plan(arm, &profile, &scenario, 5).unwrap());
+        let [one, other, again] = ["direct", "pillion", "direct"]
+            .map(|arm| plan(&profile, &scenario, 5, ids_seed(arm, &scenario, 5)).unwrap());
         for signal in Signal::ALL {
             let templates = [&one, &other].map(|plan| format!("{:?}", plan.templates(signal)));
             assert_eq!(templates[0], templates[1]);

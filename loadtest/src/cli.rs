@@ -2,6 +2,7 @@
 
 mod arguments;
 mod arms;
+mod kubernetes;
 
 use std::io::{self, IsTerminal, Write, stderr, stdout};
 use std::net::{SocketAddr, TcpListener};
@@ -19,6 +20,7 @@ use crate::baselines::Baseline;
 use crate::compare::{self, Comparison, Missing, Progress, Request};
 use crate::floor;
 use crate::interrupt;
+use crate::kubernetes::share;
 use crate::measure;
 use crate::report;
 use crate::saturate;
@@ -65,22 +67,32 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             print(format_args!("{}", report::cost(&report::read(&result)?, &cluster.cluster())))?;
             Ok(ExitCode::SUCCESS)
         }
-        Task::Compare { quick: true, ref load, .. } if !arguments.inside => {
+        Task::Compare { quick: true, ref load, ref kubernetes, .. } if !arguments.inside && !kubernetes.kubernetes => {
             get_pillion(load)?;
             get_rotel(load);
             enter_namespaces()
+        }
+        Task::Compare { ref kubernetes, .. } if kubernetes.kubernetes && !arguments.inside => {
+            // So that Ctrl-C ends neither kubectl nor, before its namespaces are deleted, the run.
+            let mut run = Command::new(std::env::current_exe().context("the path of this program")?);
+            run.arg("--inside").args(std::env::args_os().skip(1));
+            interrupt::supervise(&mut run)
+        }
+        Task::Compare { name, rounds, quick, kubernetes, load } if kubernetes.kubernetes => {
+            kubernetes::compare(scenario_name(name, quick), rounds, &kubernetes, &load)
         }
         Task::Run { .. } | Task::Compare { .. } | Task::Sweep { .. } | Task::Saturate { .. } if !arguments.inside => {
             enter_namespaces()
         }
         Task::Run { name, load } => one(&name, 1, &load),
-        Task::Compare { name, rounds, quick, load } => {
-            let name = if quick { "quick".to_owned() } else { name };
-            one(&name, rounds, &load)
-        }
+        Task::Compare { name, rounds, quick, load, .. } => one(&scenario_name(name, quick), rounds, &load),
         Task::Saturate { sizes, arms, seconds, rounds, seed, places } => {
             let seed = seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
             saturate(sizes, &arms, (seconds, rounds, seed), &places)
+        }
+        Task::Pod { number, run, conductor, target } => {
+            share::run(share::Pod { number, run, conductor, target })?;
+            Ok(ExitCode::SUCCESS)
         }
         Task::Floor { mode, listen, backend, data } => be_the_floor(&mode, listen, backend, data),
         Task::Sweep { name, numbers, rounds, load } => sweep(&name, &numbers, rounds, &load),
@@ -144,7 +156,8 @@ fn baselines(only: &[String], cache: Option<PathBuf>) -> Result<ExitCode> {
 
 /// Before the first comparison, and only by way of `cargo run`: who got here with cargo can be spared its second command.
 fn get_pillion(load: &Load) -> Result<()> {
-    let is_wanted = load.arms.iter().any(|arm| arm.starts_with("pillion")) && load.places.pillion.is_none();
+    let is_wanted =
+        load.arms(&arms::DEFAULT).iter().any(|arm| arm.starts_with("pillion")) && load.places.pillion.is_none();
     let from_cargo = std::env::var_os("CARGO").zip(std::env::var_os("CARGO_MANIFEST_DIR"));
     let Some((cargo, dir)) = from_cargo.filter(|_| is_wanted) else { return Ok(()) };
     let release = if cfg!(debug_assertions) { &[][..] } else { &["--release"] };
@@ -161,7 +174,7 @@ fn get_pillion(load: &Load) -> Result<()> {
 
 /// Before the first comparison. Without it the arm is reported as missing.
 fn get_rotel(load: &Load) {
-    if load.places.rotel.is_some() || !load.arms.iter().any(|arm| arm == "rotel") {
+    if load.places.rotel.is_some() || !load.arms(&arms::DEFAULT).iter().any(|arm| arm == "rotel") {
         return;
     }
     let got = Programs::find(None, None, load.places.cache.clone())
@@ -180,15 +193,24 @@ fn enter_namespaces() -> Result<ExitCode> {
     interrupt::supervise(&mut unshare).context("`unshare` of util-linux makes the pods' networks")
 }
 
+fn scenario_name(name: String, is_quick: bool) -> String {
+    if is_quick { "quick".to_owned() } else { name }
+}
+
 fn one(name: &str, rounds: usize, load: &Load) -> Result<ExitCode> {
     let assertions = load.places.assertions.as_deref().map(Assertions::load).transpose()?;
     let comparison = compare(name, Scenario::load(name)?, rounds, load, Vec::new(), load.places.out.as_deref())?;
+    finish(comparison, load, assertions.as_ref())
+}
+
+/// Writes what was made, and says by the exit status what came of it.
+fn finish(comparison: Comparison, load: &Load, assertions: Option<&Assertions>) -> Result<ExitCode> {
     if let Some(dir) = &load.places.out {
         for path in report::write(&comparison, dir)? {
             tell(format_args!("wrote {}", path.display()));
         }
     }
-    exit(&[comparison], assertions.as_ref())
+    exit(&[comparison], assertions)
 }
 
 fn sweep(name: &str, pods: &[usize], rounds: usize, load: &Load) -> Result<ExitCode> {
@@ -222,8 +244,8 @@ fn compare(
     out: Option<&Path>,
 ) -> Result<Comparison> {
     let scenario = load.apply(scenario)?;
-    let fitting =
-        load.arms.iter().filter(|arm| too_large.iter().all(|one| one.arm != **arm)).cloned().collect::<Vec<_>>();
+    let arms = load.arms(&arms::DEFAULT);
+    let fitting: Vec<String> = arms.into_iter().filter(|arm| too_large.iter().all(|one| one.arm != *arm)).collect();
     let (arms, mut missing) = arms::of(&fitting, &load.places, Quota::Default)?;
     missing.extend(too_large);
     ensure!(!arms.is_empty(), "none of the arms can be run: {missing:?}");

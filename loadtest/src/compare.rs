@@ -108,35 +108,62 @@ pub struct Progress<'a> {
     pub live: &'a Live,
 }
 
-/// Runs them all. What fails is in the result, and does not keep the others from running.
+/// One run that is due.
+#[derive(Debug)]
+pub struct Turn<'a> {
+    /// Which of the arms.
+    pub arm: usize,
+    /// The name of its runs of this kind.
+    pub name: &'a str,
+    /// What is done, with or without noise.
+    pub scenario: &'a Scenario,
+    /// From 0.
+    pub round: usize,
+    /// Decides load and contents.
+    pub seed: u64,
+    /// An empty directory.
+    pub dir: &'a Path,
+}
+
+/// Runs them all in network namespaces.
 pub fn run(request: Request<'_>, arms: &[Box<dyn Arm>], watch: &mut dyn FnMut(&Progress<'_>)) -> Result<Comparison> {
+    let network = Network::of_pods(request.scenario.pods)?;
+    let limits = Limits::find();
+    let about: Vec<About> = arms.iter().map(|arm| About::of(arm.as_ref())).collect();
+    rounds(request, &about, (machine(), limits.about()), &mut |turn| {
+        let Turn { arm, name, scenario, round, seed, dir } = turn;
+        let options = Options { network: &network, limits: &limits, dir, seed, round, drain: DRAIN_MAX };
+        watch(&Progress { round, arm: name, seconds: 0.0, live: &Live::default() });
+        let mut on_tick = |live: &Live, seconds: f64| watch(&Progress { round, arm: name, seconds, live });
+        cell::run(arms[arm].as_ref(), scenario, options, &mut on_tick)
+    })
+}
+
+/// Runs every arm once a round, and once more without noise where there is any, in shuffled order. What fails is in the result, and
+/// does not keep the others from running. Machine and limits are words for the report.
+pub fn rounds(
+    request: Request<'_>,
+    arms: &[About],
+    (machine, limits): (String, String),
+    one: &mut dyn FnMut(Turn<'_>) -> Result<Cell>,
+) -> Result<Comparison> {
     let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let Request { name, scenario, rounds, seed, command, mut missing, scratch, keep } = request;
-    let network = Network::of_pods(scenario.pods)?;
-    let limits = Limits::find();
     let calm = scenario.calm();
     let kinds: Vec<(&Scenario, &str)> =
         [(&scenario, "")].into_iter().chain(calm.iter().map(|calm| (calm, CALM))).collect();
     let mut rng = Rng::with_seed(seed);
     let mut cells = Vec::new();
     for round in 0..rounds {
-        let mut order: Vec<_> =
-            arms.iter().flat_map(|arm| kinds.iter().map(move |kind| (arm.as_ref(), *kind))).collect();
+        let mut order: Vec<_> = (0..arms.len())
+            .flat_map(|arm| kinds.iter().map(move |(scenario, suffix)| (arm, *scenario, *suffix)))
+            .collect();
         rng.shuffle(&mut order);
-        for (arm, (scenario, suffix)) in order {
-            let name = format!("{}{suffix}", arm.name());
+        for (arm, scenario, suffix) in order {
+            let name = format!("{}{suffix}", arms[arm].name);
             let dir = tempfile::Builder::new().prefix("pl-").tempdir_in(scratch).context("a directory for the run")?;
-            let options = Options {
-                network: &network,
-                limits: &limits,
-                dir: dir.path(),
-                seed: seed ^ (round as u64) << 32,
-                round,
-                drain: DRAIN_MAX,
-            };
-            watch(&Progress { round, arm: &name, seconds: 0.0, live: &Live::default() });
-            let mut on_tick = |live: &Live, seconds: f64| watch(&Progress { round, arm: &name, seconds, live });
-            let result = cell::run(arm, scenario, options, &mut on_tick);
+            let seed = seed ^ (round as u64) << 32;
+            let result = one(Turn { arm, name: &name, scenario, round, seed, dir: dir.path() });
             interrupt::check()?;
             if let Some(keep) = keep.filter(|_| round == 0 || result.is_err()) {
                 keep_files(dir.path(), &keep.join(&name))?;
@@ -148,8 +175,8 @@ pub fn run(request: Request<'_>, arms: &[Box<dyn Arm>], watch: &mut dyn FnMut(&P
         }
     }
     subtract_direct(&mut cells);
-    let arms = arms.iter().flat_map(|arm| kinds.iter().map(|(_, suffix)| About::of(arm.as_ref(), suffix))).collect();
-    let (name, started, machine, limits) = (name.to_owned(), since_1970.as_secs(), machine(), limits.about());
+    let arms = arms.iter().flat_map(|arm| kinds.iter().map(|(_, suffix)| arm.of_kind(suffix))).collect();
+    let (name, started) = (name.to_owned(), since_1970.as_secs());
     Ok(Comparison { name, scenario, seed, rounds, started, machine, limits, command, arms, missing, cells })
 }
 
@@ -216,10 +243,15 @@ pub fn machine() -> String {
 }
 
 impl About {
-    /// What an arm says of itself; with [`CALM`], of its runs without noise.
-    pub fn of(arm: &dyn Arm, suffix: &str) -> Self {
-        let about = if suffix == CALM { "the same, and no pod is noisy".to_owned() } else { arm.about() };
-        Self { name: format!("{}{suffix}", arm.name()), about, is_durable: arm.is_durable() }
+    /// What an arm says of itself.
+    pub fn of(arm: &dyn Arm) -> Self {
+        Self { name: arm.name().to_owned(), about: arm.about(), is_durable: arm.is_durable() }
+    }
+
+    /// The same; with [`CALM`], of its runs without noise.
+    fn of_kind(&self, suffix: &str) -> Self {
+        let about = if suffix == CALM { "the same, and no pod is noisy" } else { &self.about };
+        Self { name: format!("{}{suffix}", self.name), about: about.to_owned(), is_durable: self.is_durable }
     }
 
     /// The arm with noise whose runs without it these are.

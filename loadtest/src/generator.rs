@@ -146,7 +146,7 @@ pub struct Live {
 }
 
 /// What became of the requests.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Outcome {
     /// Came due.
     pub due: u64,
@@ -369,6 +369,29 @@ impl Outcome {
             None => self.timed_out += 1,
         }
         self.latencies[group].record_unanswered();
+    }
+
+    /// The same of other pods, which sent at the same time.
+    pub fn add(&mut self, other: Self) {
+        self.due += other.due;
+        self.acknowledged += other.acknowledged;
+        for (status, count) in other.refused {
+            *self.refused.entry(status).or_default() += count;
+        }
+        self.partly += other.partly;
+        self.failed += other.failed;
+        self.timed_out += other.timed_out;
+        self.unsent += other.unsent;
+        self.connections += other.connections;
+        self.bytes += other.bytes;
+        for (own, others) in self.latencies.iter_mut().zip(&other.latencies) {
+            own.add(others);
+        }
+        self.lateness.add(&other.lateness);
+        self.cpu += other.cpu;
+        self.took = self.took.max(other.took);
+        self.examples.extend(other.examples);
+        self.examples.truncate(EXAMPLES_MAX);
     }
 
     /// Latencies of all pods.

@@ -3,15 +3,41 @@
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 
 /// Longer ones count as this long.
 const MICROS_MAX: u64 = 600_000_000;
 
 /// Latencies from a microsecond to ten minutes, three digits exact.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(from = "Sparse", into = "Sparse")]
 pub struct Latencies {
     answered: Histogram<u64>,
     unanswered: u64,
+}
+
+/// The same as it travels: values that occurred, in microseconds, and how often.
+#[derive(Serialize, Deserialize)]
+struct Sparse {
+    counts: Vec<(u64, u64)>,
+    unanswered: u64,
+}
+
+impl From<Latencies> for Sparse {
+    fn from(latencies: Latencies) -> Self {
+        let counts = latencies.answered.iter_recorded().map(|at| (at.value_iterated_to(), at.count_at_value()));
+        Self { counts: counts.collect(), unanswered: latencies.unanswered }
+    }
+}
+
+impl From<Sparse> for Latencies {
+    fn from(sparse: Sparse) -> Self {
+        let mut latencies = Self { unanswered: sparse.unanswered, ..Self::default() };
+        for (micros, count) in sparse.counts {
+            latencies.answered.saturating_record_n(micros.clamp(1, MICROS_MAX), count);
+        }
+        latencies
+    }
 }
 
 impl Default for Latencies {
@@ -97,5 +123,29 @@ mod tests {
         assert!(latencies.percentile(0.9).is_some());
         assert_eq!(latencies.percentile(0.91), None);
         assert_eq!(latencies.max(), None);
+    }
+
+    /// Scenario: latencies of every size and some without an answer travel, and are added to others.
+    /// Guarantees: every percentile is the one that a single histogram of all of them has.
+    #[test]
+    fn latencies_travel_without_loss() {
+        let (mut one, mut other, mut all) = (Latencies::default(), Latencies::default(), Latencies::default());
+        for n in 0..2_000u64 {
+            let latency = Duration::from_micros(n * n * 100);
+            if n % 2 == 0 {
+                one.record(latency)
+            } else {
+                other.record(latency)
+            }
+            all.record(latency);
+        }
+        one.record_unanswered();
+        all.record_unanswered();
+        let text = serde_json::to_string(&one).unwrap();
+        other.add(&serde_json::from_str(&text).unwrap());
+        for share in [0.001, 0.25, 0.5, 0.99, 0.999, 1.0] {
+            assert_eq!(other.percentile(share), all.percentile(share), "{share}");
+        }
+        assert_eq!(other.count(), all.count());
     }
 }

@@ -13,6 +13,7 @@
 //! - [`cell`] is one run of one arm, measured; [`verdict`] says what may be said of several.
 //! - [`saturate`] counts spans per CPU-second in a closed loop, beside the floor.
 //! - [`interrupt`] ends a run early, and well.
+//! - [`kubernetes`] is such a run on a cluster.
 //! - [`compare`] runs rounds of them, [`report`] tells what came of it, [`mod@assert`] whether it may; [`cli`] is the command.
 //!
 //! For benches and tests:
@@ -37,6 +38,7 @@ pub mod identity;
 pub mod interrupt;
 pub mod item;
 pub mod judge;
+pub mod kubernetes;
 pub mod ledger;
 pub mod limits;
 pub mod measure;

@@ -142,7 +142,7 @@ pub fn run(
             }
         }
     }
-    let arms = arms.iter().map(|arm| About::of(arm.as_ref(), "")).collect();
+    let arms = arms.iter().map(|arm| About::of(arm.as_ref())).collect();
     let (machine, limits) = (compare::machine(), limits.about());
     Ok(Saturation { machine, limits, command: request.command, arms, missing, sizes: request.sizes, runs })
 }

@@ -102,7 +102,7 @@ impl Otelcol {
     fn start_one(&self, site: &Site<'_>, number: usize, addresses: [SocketAddr; 2]) -> Result<Agent> {
         let (place, name, attributes) = match self.kind {
             Kind::Daemonset => (Place::Agent, "otelcol".to_owned(), None),
-            Kind::Sidecar | Kind::File => (Place::Pod(number), pod_name(number), Some(attributes(number))),
+            Kind::Sidecar | Kind::File => (Place::Pod(number), pod_name(number), Some(attributes(&identity(number)))),
         };
         let path = site.dir.join(format!("{name}.yaml"));
         let storage = site.dir.join("data").join(&name);
@@ -119,7 +119,7 @@ impl Otelcol {
         command
             .arg("--config")
             .arg(&path)
-            .env("GOMEMLIMIT", format!("{}MiB", AGENT_MEMORY_MIB * 8 / 10))
+            .env("GOMEMLIMIT", go_memory_limit())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log(site.dir, &name)?);
@@ -127,17 +127,31 @@ impl Otelcol {
     }
 }
 
-fn attributes(pod: usize) -> String {
-    let name = pod_name(pod);
-    let values = [
-        ("k8s.namespace.name", "shop".to_owned()),
-        ("k8s.pod.name", name),
-        ("k8s.pod.uid", format!("7d1f3a52-0000-4000-8000-{pod:012}")),
-        ("k8s.node.name", "node-1".to_owned()),
-    ];
-    let lines =
-        values.iter().map(|(key, value)| format!("      - {{key: {key}, value: \"{value}\", action: upsert}}\n"));
+/// The attributes that it adds to every resource.
+pub(crate) const IDENTITY: [&str; 4] = ["k8s.namespace.name", "k8s.pod.name", "k8s.pod.uid", "k8s.node.name"];
+
+/// The values of a pod that is none.
+fn identity(pod: usize) -> [String; 4] {
+    ["shop".to_owned(), pod_name(pod), format!("7d1f3a52-0000-4000-8000-{pod:012}"), "node-1".to_owned()]
+}
+
+fn attributes(values: &[String; 4]) -> String {
+    let lines = IDENTITY
+        .iter()
+        .zip(values)
+        .map(|(key, value)| format!("      - {{key: {key}, value: \"{value}\", action: upsert}}\n"));
     format!("  resource:\n    attributes:\n{}", lines.collect::<String>())
+}
+
+/// What a sidecar with its queue in memory is configured with, for values of [`IDENTITY`], which may be references to its environment.
+pub(crate) fn sidecar_config(values: &[String; 4], sink: SocketAddr) -> String {
+    let addresses = [OTLP_GRPC, OTLP_HTTP].map(|port| (Ipv4Addr::LOCALHOST, port).into());
+    config(addresses, sink, Some(&attributes(values)), None)
+}
+
+/// 80 % of the limit, as its documentation recommends.
+pub(crate) fn go_memory_limit() -> String {
+    format!("{}MiB", AGENT_MEMORY_MIB * 8 / 10)
 }
 
 fn config([grpc, http]: [SocketAddr; 2], sink: SocketAddr, attributes: Option<&str>, storage: Option<&Path>) -> String {

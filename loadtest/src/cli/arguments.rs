@@ -22,9 +22,12 @@ Examples:
   pillion-loadtest run my-scenario.toml --arms direct,pillion  a scenario of one's own
   pillion-loadtest sweep pods=5,20,50 --name idle              the same with other numbers of pods
   pillion-loadtest saturate                                    spans per CPU-second, beside the floor
+  pillion-loadtest compare steady --kubernetes --sink 192.0.2.7:24317
+                                                               the same on a cluster; needs images, and Pillion installed
 
 It needs neither root nor a cluster: each pod gets a network namespace in a user namespace, by `unshare` of util-linux and
-`ip` of iproute2. `pillion` is looked for beside this program.
+`ip` of iproute2. `pillion` is looked for beside this program. On a cluster it needs kubectl and an address of this machine that
+pods reach; PSS, threads and descriptors are not measured there, no agent is killed and no disk filled.
 
 Exit status: 0 well, 1 it or one of its runs failed, 2 wrong arguments, 3 an arm lost, repeated, changed or misattributed items,
 or has a slow tail, 4 an assertion of --assert does not hold, 130 and 143 ended by Ctrl-C
@@ -62,6 +65,8 @@ pub(super) enum Task {
         /// The scenario `quick`
         #[arg(long, conflicts_with = "name")]
         quick: bool,
+        #[command(flatten)]
+        kubernetes: KubernetesArguments,
         #[command(flatten)]
         load: Load,
     },
@@ -122,6 +127,18 @@ pub(super) enum Task {
     /// The floor's own process
     #[command(hide = true)]
     Floor { mode: String, listen: std::net::SocketAddr, backend: std::net::SocketAddr, data: PathBuf },
+    /// The application of a pod on a cluster
+    #[command(hide = true)]
+    Pod {
+        #[arg(long)]
+        number: u16,
+        #[arg(long)]
+        run: u64,
+        #[arg(long)]
+        conductor: std::net::SocketAddr,
+        #[arg(long)]
+        target: std::net::SocketAddr,
+    },
     /// Runs a scenario with several numbers of pods
     Sweep {
         /// Such as pods=5,20,50
@@ -141,13 +158,11 @@ pub(super) enum Task {
 #[derive(Debug, Args)]
 pub(super) struct Load {
     /// Which arms: direct; pillion, pillion-durable, and each with -unmerged; otelcol, otelcol-minimal, and each with -file for a
-    /// queue on the disk; otelcol-daemonset; rotel
-    #[arg(
-        long,
-        value_delimiter = ',',
-        default_value = "direct,pillion,otelcol,otelcol-minimal,otelcol-daemonset,rotel"
-    )]
-    pub(super) arms: Vec<String>,
+    /// queue on the disk; otelcol-daemonset; rotel [default:
+    /// direct,pillion,otelcol,otelcol-minimal,otelcol-daemonset,rotel; with --kubernetes, where there are no others:
+    /// direct,pillion,otelcol]
+    #[arg(long, value_delimiter = ',')]
+    arms: Vec<String>,
     /// Decides load, contents and order; by chance without it, and told
     #[arg(long)]
     pub(super) seed: Option<u64>,
@@ -165,6 +180,30 @@ pub(super) struct Load {
     spans: Option<usize>,
     #[command(flatten)]
     pub(super) places: Places,
+}
+
+/// The same on a cluster.
+#[derive(Debug, Args)]
+pub(super) struct KubernetesArguments {
+    /// On a cluster, with sidecars as containers, instead of in network namespaces here
+    #[arg(long, requires = "sink")]
+    pub(super) kubernetes: bool,
+    /// How the cluster is reached; split at spaces
+    #[arg(long, env = "KUBECTL", default_value = "kubectl", value_name = "COMMAND")]
+    pub(super) kubectl: String,
+    /// This machine as pods, and Pillion's gateway, reach it: the sink listens at that port, and at the next one pods are told what
+    /// to do
+    #[arg(long, value_name = "IP:PORT", requires = "kubernetes")]
+    pub(super) sink: Option<std::net::SocketAddr>,
+    /// The application's image: this program (`deploy/images/build --loadtest`)
+    #[arg(long, value_name = "IMAGE", default_value = concat!("pillion.dev/loadtest:", env!("CARGO_PKG_VERSION")))]
+    pub(super) loadtest_image: String,
+    /// The Collector's image
+    #[arg(long, value_name = "IMAGE", default_value = concat!("pillion.dev/loadtest-otelcol:", env!("CARGO_PKG_VERSION")))]
+    pub(super) otelcol_image: String,
+    /// Where Pillion is installed, with a destination at --sink
+    #[arg(long, value_name = "NAMESPACE", default_value = "pillion-system")]
+    pub(super) pillion_namespace: String,
 }
 
 /// A cluster, with the defaults of [`Cluster`].
@@ -246,6 +285,11 @@ pub(super) struct Places {
 }
 
 impl Load {
+    /// The arms that were asked for, or those.
+    pub(super) fn arms(&self, default: &[&str]) -> Vec<String> {
+        if self.arms.is_empty() { default.iter().map(|&name| name.to_owned()).collect() } else { self.arms.clone() }
+    }
+
     /// The scenario with what was asked for instead.
     pub(super) fn apply(&self, mut scenario: Scenario) -> Result<Scenario> {
         scenario.pods = self.pods.unwrap_or(scenario.pods);

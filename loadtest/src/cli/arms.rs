@@ -26,6 +26,9 @@ pub(super) const NAMES: [&str; 14] = [
     "rotel",
 ];
 
+/// Those that are run when none is named.
+pub(super) const DEFAULT: [&str; 6] = ["direct", "pillion", "otelcol", "otelcol-minimal", "otelcol-daemonset", "rotel"];
+
 /// What can be run, and what cannot.
 type Found = (Vec<Box<dyn Arm>>, Vec<Missing>);
 

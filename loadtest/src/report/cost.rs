@@ -56,7 +56,7 @@ impl Default for Cluster {
 pub struct Measured {
     /// Its name.
     pub arm: String,
-    /// PSS after the load, KiB a pod.
+    /// PSS after the load, on a cluster the working set, KiB a pod.
     pub memory_kib_per_pod: f64,
     /// CPU seconds a million items.
     pub cpu_s_per_million: f64,
@@ -86,7 +86,7 @@ impl Measured {
     pub fn all(comparison: &Comparison) -> Vec<Self> {
         let items = comparison.items_per_request();
         let of = |arm: &str| {
-            let memory = comparison.median(arm, |cell| Some(cell.memory.after.pss as f64 / cell.pods as f64))?;
+            let memory = comparison.median(arm, |cell| Some(cell.memory_kib()? / cell.pods as f64))?;
             let cpu = comparison.median(arm, |cell| Some(1e6 / cell.items_per_cpu_second(items)?))?;
             Some(Self {
                 arm: arm.to_owned(),
@@ -177,7 +177,7 @@ pub(super) fn page(comparison: &Comparison) -> String {
          <th scope=\"col\">memory used, GiB</th><th scope=\"col\">processors used</th><th scope=\"col\">memory requested, GiB</th>\
          <th scope=\"col\">processors requested</th></tr></thead><tbody id=\"costs\"></tbody></table></div>\n\
          <noscript><p>This table is reckoned by the page's own script; `pillion-loadtest cost` prints it.</p></noscript>\n\
-         <p class=\"soft\">Used: PSS after the load and CPU an item, as measured above with {} pods on one node; what all pods \
+         <p class=\"soft\">Used: PSS after the load (on a cluster, working set) and CPU an item, as measured above with {} pods on one node; what all pods \
          share counts for at least so many pods. Requested: as given here.\
          <strong id=\"beyond\" hidden> More pods than were measured: extrapolated.</strong></p>\n\
          <script type=\"application/json\" id=\"measured\">{json}</script><script>{}</script>",
@@ -189,10 +189,15 @@ pub(super) fn page(comparison: &Comparison) -> String {
 
 /// Why nothing may be said of a cluster's cost.
 pub(super) fn silence(comparison: &Comparison) -> Option<String> {
-    (!comparison.has_collector_sidecars()).then(|| {
-        "Nothing is said about what a cluster saves: no Collector in each pod was measured (`pillion-loadtest baselines` \
-         gets it)"
-            .to_owned()
+    if !comparison.has_collector_sidecars() {
+        let why = "no Collector in each pod was measured (`pillion-loadtest baselines` gets it)";
+        return Some(format!("Nothing is said about what a cluster saves: {why}"));
+    }
+    let nodes = comparison.cells.iter().filter_map(|cell| Some(cell.on_cluster.as_ref()?.nodes)).max()?;
+    (nodes > 1).then(|| {
+        format!(
+            "Nothing is said about what a cluster saves: pods were on {nodes} nodes, and figures are reckoned from one"
+        )
     })
 }
 

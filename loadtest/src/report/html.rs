@@ -7,7 +7,7 @@ use crate::compare::Comparison;
 const CSS: &str = include_str!("page.css");
 
 /// What is drawn; a figure that no arm has is left out.
-const CHARTS: [&str; 8] = [
+const CHARTS: [&str; 10] = [
     "agent_cpu_s_per_million",
     "pss_after_kib_per_pod",
     "pss_idle_kib_per_pod",
@@ -15,6 +15,8 @@ const CHARTS: [&str; 8] = [
     "ack_p99_ms",
     "delivery_p99_ms",
     "working_set_after_kib_per_pod",
+    "pod_after_kib",
+    "pod_ready_p50_ms",
     "startup_ms",
 ];
 

@@ -1,7 +1,10 @@
 //! The figures of a comparison, an arm a column.
 
+use std::collections::BTreeSet;
+
 use crate::cell::Cell;
 use crate::compare::Comparison;
+use crate::kubernetes::Used;
 
 /// One line of the table.
 #[derive(Debug, Clone, Copy)]
@@ -61,19 +64,19 @@ pub const FIGURES: &[Figure] = &[
     figure("generator's share, %", "generator_share_percent", 1, |cell, _| Some(cell.generator_share() * 100.0)),
     figure("sink CPU, s", "sink_cpu_s", 3, |cell, _| Some(cell.cpu.sink)),
     figure("PSS idle, KiB a pod", "pss_idle_kib_per_pod", 0, |cell, _| {
-        Some(cell.memory.idle.pss as f64 / cell.pods as f64)
+        cell.of_processes(cell.memory.idle.pss as f64 / cell.pods as f64)
     }),
     figure("PSS load, KiB a pod", "pss_load_kib_per_pod", 0, |cell, _| {
-        Some(cell.memory.load.pss as f64 / cell.pods as f64)
+        cell.of_processes(cell.memory.load.pss as f64 / cell.pods as f64)
     }),
     figure("PSS after, KiB a pod", "pss_after_kib_per_pod", 0, |cell, _| {
-        Some(cell.memory.after.pss as f64 / cell.pods as f64)
+        cell.of_processes(cell.memory.after.pss as f64 / cell.pods as f64)
     }),
     figure("private after, KiB a pod", "private_after_kib_per_pod", 0, |cell, _| {
-        Some(cell.memory.after.private as f64 / cell.pods as f64)
+        cell.of_processes(cell.memory.after.private as f64 / cell.pods as f64)
     }),
     figure("RSS after, KiB a pod", "rss_after_kib_per_pod", 0, |cell, _| {
-        Some(cell.memory.after.rss as f64 / cell.pods as f64)
+        cell.of_processes(cell.memory.after.rss as f64 / cell.pods as f64)
     }),
     figure("working set idle, KiB a pod", "working_set_idle_kib_per_pod", 0, |cell, _| {
         Some(cell.held_idle.working_set? as f64 / cell.pods as f64)
@@ -86,9 +89,18 @@ pub const FIGURES: &[Figure] = &[
     }),
     figure("bytes in", "bytes_in", 0, |cell, _| Some(cell.requests.bytes as f64)),
     figure("bytes out", "bytes_out", 0, |cell, _| Some(cell.bytes_out as f64)),
-    figure("threads", "threads", 0, |cell, _| Some(cell.usage.threads as f64)),
-    figure("descriptors", "descriptors", 0, |cell, _| Some(cell.usage.descriptors as f64)),
-    figure("context switches", "switches", 0, |cell, _| Some(cell.usage.switches as f64)),
+    figure("threads", "threads", 0, |cell, _| cell.of_processes(cell.usage.threads as f64)),
+    figure("descriptors", "descriptors", 0, |cell, _| cell.of_processes(cell.usage.descriptors as f64)),
+    figure("context switches", "switches", 0, |cell, _| cell.of_processes(cell.usage.switches as f64)),
+    figure("whole pod's working set idle, KiB", "pod_idle_kib", 0, |cell, _| {
+        Some(cell.on_cluster.as_ref()?.whole.idle_kib as f64 / cell.pods as f64)
+    }),
+    figure("whole pod's working set after, KiB", "pod_after_kib", 0, |cell, _| {
+        Some(cell.on_cluster.as_ref()?.whole.after_kib as f64 / cell.pods as f64)
+    }),
+    figure("whole pods' CPU, s", "pods_cpu_s", 3, |cell, _| Some(cell.on_cluster.as_ref()?.whole.cpu)),
+    figure("pod Ready p50, ms", "pod_ready_p50_ms", 0, |cell, _| cell.on_cluster.as_ref()?.ready.p50),
+    figure("pod Ready max, ms", "pod_ready_max_ms", 0, |cell, _| cell.on_cluster.as_ref()?.ready.max),
     figure("startup, ms", "startup_ms", 0, |cell, _| Some(cell.startup_ms)),
     figure("first delivery, ms", "first_delivery_ms", 1, |cell, _| cell.first_delivery_ms),
     figure("generator late p99, ms", "late_p99_ms", 3, |cell, _| cell.lateness.p99),
@@ -146,7 +158,40 @@ pub fn table(comparison: &Comparison) -> String {
         }
         out.push('\n');
     }
+    out.push_str(&containers(comparison));
     out
+}
+
+/// What each container of a pod took on a cluster, and what a pod's share of the common ones is; empty elsewhere.
+fn containers(comparison: &Comparison) -> String {
+    let mut out = String::new();
+    for arm in &comparison.arms {
+        let on_cluster = comparison.of(&arm.name).filter_map(|cell| cell.on_cluster.as_ref());
+        let names: BTreeSet<&String> = on_cluster.flat_map(|cluster| cluster.containers.keys()).collect();
+        for name in names {
+            // A pod's share: of the application and of a sidecar there is one in each pod.
+            let median = |of: fn(&Used) -> f64| {
+                let share = |cell: &Cell| Some(of(cell.on_cluster.as_ref()?.containers.get(name)?) / cell.pods as f64);
+                comparison.median(&arm.name, share).unwrap_or_default()
+            };
+            let count = comparison.of(&arm.name).find_map(|cell| cell.on_cluster.as_ref()?.containers.get(name));
+            let (count, is_shared) = count.map_or((0, false), |used| (used.count, used.is_shared));
+            let whose = if is_shared { "shared" } else { "in pods" };
+            out.push_str(&format!(
+                "{:26}{:>10}{:>14.1}{:>14.0}{:>14.0}\n",
+                format!("{} {name}", arm.name),
+                format!("{count} {whose}"),
+                median(|used| used.cpu * 1e3),
+                median(|used| used.idle_kib as f64),
+                median(|used| used.after_kib as f64)
+            ));
+        }
+    }
+    if out.is_empty() {
+        return out;
+    }
+    let heads = ["container", "how many", "CPU, ms", "idle, KiB", "after, KiB"];
+    format!("\n{:26}{:>10}{:>14}{:>14}{:>14}   a pod\n{out}", heads[0], heads[1], heads[2], heads[3], heads[4])
 }
 
 /// What an agent costs a pod, by the number of pods: a table for each figure, a comparison a column. What was asked for and could

@@ -25,6 +25,16 @@ const COMPARED: [Compared; 5] = [
     ("ack latency p99", |cell| cell.latency.p99().filter(|_| cell.void.is_none())),
 ];
 
+/// The same on a cluster.
+const COMPARED_ON_CLUSTER: [Compared; 6] = [
+    ("CPU of the agents", |cell| Some(cell.cpu.arm / cell.requests.acknowledged as f64).filter(|cpu| cpu.is_finite())),
+    ("working set after the load", |cell| Some(cell.held_after.working_set? as f64)),
+    ("working set at idle", |cell| Some(cell.held_idle.working_set? as f64)),
+    ("time until a pod is Ready, p50", |cell| cell.on_cluster.as_ref()?.ready.p50),
+    ("ack latency p50", |cell| cell.latency.p50().filter(|_| cell.void.is_none())),
+    ("ack latency p99", |cell| cell.latency.p99().filter(|_| cell.void.is_none())),
+];
+
 /// Sentences: what is missing, what is wrong, what is sure.
 pub fn verdict(comparison: &Comparison) -> Vec<String> {
     let mut out = findings(comparison);
@@ -219,6 +229,8 @@ fn neighbour_pairs(cells: &[Cell], noisy: &str, calm: &str, figure: &dyn Fn(&Cel
 pub(super) fn ratios(comparison: &Comparison) -> Ratios {
     let has_processes = |name: &str| comparison.of(name).any(|cell| cell.cpu.arm > 0.0);
     let is_faultless = |arm: &str| mistakes(arm, &comparison.cells, &comparison.scenario).is_empty();
+    let is_on_cluster = comparison.cells.iter().any(|cell| cell.on_cluster.is_some());
+    let compared: &[Compared] = if is_on_cluster { &COMPARED_ON_CLUSTER } else { &COMPARED };
     let disturbed = disturbed(&comparison.cells);
     let quiet: Vec<Cell> = comparison.cells.iter().filter(|cell| !disturbed.contains(&cell.round)).cloned().collect();
     let mut out = Ratios::default();
@@ -233,7 +245,7 @@ pub(super) fn ratios(comparison: &Comparison) -> Ratios {
                     .push(format!("{one} and {other}: no ratios, {wrong} has a fault: who does less has it easier"));
                 continue;
             }
-            out.all.extend(COMPARED.iter().map(|(what, figure)| {
+            out.all.extend(compared.iter().map(|(what, figure)| {
                 // A disturbed machine spoils latencies; the rest is counted, not timed.
                 let cells = if what.contains("latency") { &quiet } else { &comparison.cells };
                 let pairs = pairs(cells, one, other, figure);
