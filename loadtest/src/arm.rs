@@ -12,6 +12,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -29,7 +30,8 @@ pub use self::programs::Programs;
 pub use self::rotel::Rotel;
 use crate::interrupt;
 use crate::limits::Cage;
-use crate::network::Network;
+use crate::network::{Network, Place};
+use crate::roster::{Number, Roster};
 
 /// An agent that is not ready by then is broken.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -54,6 +56,8 @@ pub struct Site<'a> {
     pub quota_kib_per_second: Option<u64>,
     /// Where agents are started in.
     pub cage: &'a Cage,
+    /// Where agents are counted.
+    pub roster: &'a Arc<Roster>,
 }
 
 /// One way.
@@ -84,9 +88,6 @@ pub trait Running {
     /// Where a pod sends to: OTLP/HTTP.
     fn http(&self, pod: usize) -> SocketAddr;
 
-    /// Its processes; those that they start are found by the measuring.
-    fn processes(&self) -> Vec<Process>;
-
     /// Ends all that is the agent's (not what the pod keeps), and starts it again. Returns when it is ready.
     fn restart(&mut self, _end: End) -> Result<()> {
         Ok(())
@@ -107,25 +108,31 @@ pub enum End {
     Graceful,
 }
 
-/// One process of an arm.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Process {
-    /// What it is: equal ones are added up in tables.
-    pub role: &'static str,
-    /// Its number.
-    pub pid: u32,
-}
-
 /// A child that is killed when dropped.
 #[derive(Debug)]
 struct Agent {
     role: &'static str,
     child: Child,
+    /// Where it is counted.
+    entry: Option<(Arc<Roster>, Number)>,
 }
 
 impl Agent {
-    fn process(&self) -> Process {
-        Process { role: self.role, pid: self.child.id() }
+    /// Starts one that is counted.
+    fn start(site: &Site<'_>, role: &'static str, place: Place, command: &mut Command) -> Result<Self> {
+        let child = site.network.spawn(place, command)?;
+        let number = site.roster.enter(role, child.id());
+        Ok(Self { role, child, entry: Some((site.roster.clone(), number)) })
+    }
+
+    /// Starts what only prepares the arm.
+    fn start_uncounted(site: &Site<'_>, role: &'static str, place: Place, command: &mut Command) -> Result<Self> {
+        Ok(Self { role, child: site.network.spawn(place, command)?, entry: None })
+    }
+
+    /// Before it is waited for: what it has spent is gone with it.
+    fn leave(&mut self) -> std::io::Result<()> {
+        self.entry.take().map_or(Ok(()), |(roster, number)| roster.leave(number))
     }
 
     /// Asks it to end.
@@ -143,16 +150,15 @@ impl Agent {
         let end = pidfd_open(Pid::from_child(&self.child), PidfdFlags::empty()).context("waiting for a process")?;
         let look = Timespec::try_from(LOOK)?;
         loop {
-            if let Some(status) = self.child.try_wait()? {
-                return Ok(status);
-            }
-            interrupt::check()?;
-            ensure!(Instant::now() < deadline, "{} did not end within {PATIENCE:?}", self.role);
             match poll(&mut [PollFd::new(&end, PollFlags::IN)], Some(&look)) {
-                Ok(_) | Err(Errno::INTR) => {}
+                Ok(0) | Err(Errno::INTR) => interrupt::check()?,
+                Ok(_) => break,
                 Err(error) => return Err(error.into()),
             }
+            ensure!(Instant::now() < deadline, "{} did not end within {PATIENCE:?}", self.role);
         }
+        self.leave()?;
+        Ok(self.child.wait()?)
     }
 
     /// Reads what it says until a line has `ready` in it. What it says later is read and forgotten, so that it never blocks.
@@ -194,6 +200,8 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
+        // Its number may be another's soon.
+        drop(self.leave());
         // Already gone is what is wanted.
         drop(self.child.kill());
         drop(self.child.wait());

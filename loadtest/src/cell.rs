@@ -4,7 +4,7 @@
 //! start      the sink, then the arm, until every pod can send        -> startup
 //! idle       nothing is sent                                         -> memory
 //! warm up    the load without its phases and events; judged, not measured
-//! load       the generator on its own thread; events                 -> CPU, latency, memory each second
+//! load       the generator on its own thread; events                 -> CPU, latency, memory in its middle, the peak
 //! drain      until everything acknowledged has arrived, or patience ends
 //! after      -> memory, the account
 //! ```
@@ -14,6 +14,7 @@
 
 mod costs;
 mod pinning;
+mod watcher;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -27,9 +28,10 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::costs::Spending;
-use self::costs::{Reading, memory, usage};
+use self::costs::Reading;
 pub(crate) use self::pinning::Pinning;
+pub use self::watcher::Peak;
+use self::watcher::Watcher;
 use crate::arm::{Arm, End, Running, Site};
 use crate::generator::{self, Live, Load, Outcome, Protocol};
 use crate::histogram::Latencies;
@@ -43,6 +45,7 @@ use crate::limits::{Cage, Limits};
 use crate::measure::{Memory, Usage, memory_available};
 use crate::network::Network;
 use crate::profile::Profile;
+use crate::roster::{self, Roster};
 use crate::scenario::{Deed, Scenario};
 use crate::schedule::{Rates, Schedule};
 use crate::sink::{Fault, Keep, Pace, Sink, Taker};
@@ -103,6 +106,9 @@ pub struct Cell {
     pub cpu: Cpu,
     /// Of all the arm's processes, KiB.
     pub memory: Phases,
+    /// The most memory that was seen under load and in the drain.
+    #[serde(default)]
+    pub peak: Peak,
     /// Memory by other ways of counting, at idle.
     #[serde(default)]
     pub held_idle: Held,
@@ -111,7 +117,7 @@ pub struct Cell {
     pub held_after: Held,
     /// Of all the arm's processes: threads and descriptors after the load, context switches from idle on.
     pub usage: Usage,
-    /// Bytes of bodies that the backend took, before decompression.
+    /// Bytes of bodies that the backend took after the warm-up, before decompression.
     #[serde(default)]
     pub bytes_out: u64,
     /// CPU seconds of the whole machine less generator, sink, and what is left then of the run without an agent in the same round:
@@ -183,7 +189,7 @@ pub struct Cpu {
     pub roles: BTreeMap<String, f64>,
     /// Of the generator.
     pub generator: f64,
-    /// Of the sink.
+    /// Of the sink, the judge, and who looks on.
     pub sink: f64,
     /// Of the whole machine, whoever used it.
     pub machine: f64,
@@ -206,7 +212,7 @@ impl Cpu {
 pub struct Phases {
     /// Before any load.
     pub idle: Memory,
-    /// The largest seen under load, by PSS.
+    /// In the middle of the load.
     pub load: Memory,
     /// After it.
     pub after: Memory,
@@ -253,7 +259,8 @@ pub fn run(
     watch: &mut dyn FnMut(&Live, f64),
 ) -> Result<Cell> {
     let pinning = Pinning::new()?;
-    let bench = Bench::new(arm, scenario, options, &pinning)?;
+    let roster = Arc::new(Roster::default());
+    let bench = Bench::new(arm, scenario, options, &pinning, roster.clone())?;
     // Before what runs in it, so that it is dropped after it.
     let cage = options.limits.cage()?;
     let site = Site {
@@ -264,6 +271,7 @@ pub fn run(
         is_disk_small: scenario.disk_mib.is_some(),
         quota_kib_per_second: scenario.quota_kib_per_second,
         cage: &cage,
+        roster: &roster,
     };
     let available = memory_available().ok();
     let started = Instant::now();
@@ -273,50 +281,42 @@ pub fn run(
     let mut cell = Cell { arm: arm.name().to_owned(), round: options.round, seed: options.seed, ..Cell::default() };
     cell.pods = scenario.pods;
     cell.startup_ms = millis(startup);
-    cell.memory.idle = memory(running.as_ref());
+    cell.memory.idle = roster.memory()?;
     cell.held_idle = Held::now(&cage, available);
-    let (bytes_out, usage_before) = (bench.sink.bytes(), usage(running.as_ref()));
+    let switches_before = roster.usage()?.switches;
     if scenario.warmup > 0.0 {
-        bench.load(running.as_mut(), scenario.warmup_rates(), &[], &pinning, &mut |_, _, _, _| {})?;
+        bench.load(running.as_mut(), scenario.warmup_rates(), &[], &pinning, &mut |_, _| {})?;
         bench.drain()?;
     }
     bench.judge.forget_delivery();
+    let bytes_out = bench.sink.bytes();
     let before = Reading::take()?;
-    let mut spending = Spending::default();
-    spending.see(running.as_ref());
-    let at_start = spending.clone();
-    let mut next_look = Duration::ZERO;
-    let mut peak = Memory::default();
-    let mut look = |running: &dyn Running, live: &Live, at: Duration, is_last: bool| {
-        watch(live, at.as_secs_f64());
-        if at >= next_look || is_last {
-            next_look = at + Duration::from_secs(1);
-            spending.see(running);
-            let now = memory(running);
-            if now.pss > peak.pss {
-                peak = now;
-            }
-        }
-    };
-    let outcome = bench.load(running.as_mut(), scenario.rates(), &scenario.events, &pinning, &mut look)?;
+    roster.look(true)?;
+    let at_start = roster.spent();
+    let middle = Duration::from_secs_f64(scenario.seconds / 2.0);
+    let watcher = Watcher::start(&pinning, roster.clone(), cage.working_set_file(), middle)?;
+    let outcome = bench.load(running.as_mut(), scenario.rates(), &scenario.events, &pinning, watch)?;
     bench.drain()?;
-    spending.see(running.as_ref());
+    let now = Reading::take()?;
+    let seen = watcher.end()?;
+    roster.look(true)?;
     cell.first_delivery_ms = bench.judge.first_delivery().map(|nanos| millis(Duration::from_nanos(nanos)));
-    cell.cpu = Reading::take()?.since(&before, outcome.cpu, spending.since(&at_start));
-    cell.usage = usage(running.as_ref());
-    cell.usage.switches = cell.usage.switches.saturating_sub(usage_before.switches);
+    cell.cpu = now.since(&before, outcome.cpu, roster::since(roster.spent(), &at_start));
+    cell.usage = roster.usage()?;
+    cell.usage.switches = cell.usage.switches.saturating_sub(switches_before);
     cell.bytes_out = bench.sink.bytes() - bytes_out;
     cell.held_after = Held::now(&cage, available);
-    cell.memory.load = peak;
-    cell.memory.after = memory(running.as_ref());
+    cell.memory.load = seen.middle;
+    cell.peak = seen.peak;
+    cell.memory.after = roster.memory()?;
     cell.account = bench.judge.account(&bench.ledger);
     cell.delivery = Percentiles::of(&bench.judge.delivery(&bench.ledger));
     cell.take_outcome(outcome, scenario);
     Ok(cell)
 }
 
-/// Looks on: the arm, the generator's figures, the time, and whether a process is about to end.
-type Look<'a> = dyn FnMut(&dyn Running, &Live, Duration, bool) + 'a;
+/// Is told the generator's figures and the time.
+type Look<'a> = dyn FnMut(&Live, f64) + 'a;
 
 /// What is there for the time of a run besides the arm.
 struct Bench<'a> {
@@ -329,12 +329,19 @@ struct Bench<'a> {
     scenario: &'a Scenario,
     options: Options<'a>,
     disk: Option<SmallDisk>,
+    roster: Arc<Roster>,
     /// Pods that were replaced, one after the other.
     replaced: std::cell::Cell<usize>,
 }
 
 impl<'a> Bench<'a> {
-    fn new(arm: &dyn Arm, scenario: &'a Scenario, options: Options<'a>, pinning: &Pinning) -> Result<Self> {
+    fn new(
+        arm: &dyn Arm,
+        scenario: &'a Scenario,
+        options: Options<'a>,
+        pinning: &Pinning,
+        roster: Arc<Roster>,
+    ) -> Result<Self> {
         let profile = Profile::parse(scenario.profile.text())?;
         let plan = Arc::new(plan(&profile, scenario, options.seed, ids_seed(arm.name(), scenario, options.seed))?);
         let (judge, desk, taker) = pinning.as_load(|| judge(&profile, plan.clone(), arm.attests()))??;
@@ -345,7 +352,7 @@ impl<'a> Bench<'a> {
         let sink = pinning.as_load(|| Sink::start((Ipv4Addr::UNSPECIFIED, port).into(), Keep::Hand(taker)))??;
         let ledger = Arc::new(Ledger::new(scenario.pods));
         let disk = scenario.disk_mib.map(|mib| SmallDisk::mount(options.dir.join("data"), mib)).transpose()?;
-        Ok(Self { plan, ledger, judge, desk, sink, scenario, options, disk, replaced: std::cell::Cell::new(0) })
+        Ok(Self { plan, ledger, judge, desk, sink, scenario, options, disk, roster, replaced: std::cell::Cell::new(0) })
     }
 
     /// Sends, on a thread of its own; this one looks on and does what is to happen.
@@ -403,10 +410,12 @@ impl<'a> Bench<'a> {
                 Err(RecvTimeoutError::Timeout) => interrupt::check()?,
                 Err(RecvTimeoutError::Disconnected) => anyhow::bail!("the generator ended without a word"),
             }
-            look(running, live, began.elapsed(), false);
+            look(live, began.elapsed().as_secs_f64());
             while let Some(event) = events.next_if(|event| event.at <= began.elapsed().as_secs_f64()) {
-                // What a process has spent is gone with it.
-                look(running, live, began.elapsed(), event.what.ends_a_process());
+                if event.what.ends_a_process() {
+                    // Of an agent that is killed, nobody waits for what it has started.
+                    self.roster.look(false)?;
+                }
                 self.happen(event.what, running)?;
             }
         };

@@ -10,7 +10,7 @@
 //! - [`scenario`] is a file that says what is done; [`network`] gives each pod a namespace; [`arm`] starts what is compared,
 //!   on a [`small_disk`] where one fills up.
 //! - [`baselines`] gets what others make into a cache; [`limits`] gives every agent the same memory.
-//! - [`cell`] is one run of one arm, measured; [`verdict`] says what may be said of several.
+//! - [`roster`] knows an arm's processes and what they spend. [`cell`] is one run of one arm, measured; [`verdict`] says what may be said of several.
 //! - [`saturate`] counts spans per CPU-second in a closed loop, beside the floor.
 //! - [`interrupt`] ends a run early, and well.
 //! - [`kubernetes`] is such a run on a cluster.
@@ -46,6 +46,7 @@ pub mod network;
 pub mod payload;
 pub mod profile;
 pub mod report;
+pub mod roster;
 pub mod saturate;
 pub mod scenario;
 pub mod schedule;

@@ -53,6 +53,10 @@ pub struct Cage {
     agents: AtomicU64,
 }
 
+/// Where a run's memory is read, if somebody counts it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct WorkingSet(Option<(Version, PathBuf)>);
+
 impl Limits {
     /// What this machine permits, tried once.
     pub fn find() -> Self {
@@ -167,13 +171,28 @@ impl Cage {
 
     /// Memory of all agents that the kernel could not take back at once, as the kubelet counts it: KiB.
     pub fn working_set(&self) -> Option<u64> {
-        let Limits::Groups(version, _) = self.limits else { return None };
+        self.working_set_file().read()
+    }
+
+    /// The same for whoever looks more than once.
+    pub(crate) fn working_set_file(&self) -> WorkingSet {
+        match self.limits {
+            Limits::Groups(version, _) => WorkingSet(Some((version, self.dir.clone()))),
+            Limits::Ulimit(_) => WorkingSet(None),
+        }
+    }
+}
+
+impl WorkingSet {
+    /// Now, in KiB.
+    pub(crate) fn read(&self) -> Option<u64> {
+        let (version, dir) = self.0.as_ref()?;
         let (usage, inactive) = match version {
             Version::V1 => ("memory.usage_in_bytes", "total_inactive_file"),
             Version::V2 => ("memory.current", "inactive_file"),
         };
-        let used: u64 = fs::read_to_string(self.dir.join(usage)).ok()?.trim().parse().ok()?;
-        let stat = fs::read_to_string(self.dir.join("memory.stat")).ok()?;
+        let used: u64 = fs::read_to_string(dir.join(usage)).ok()?.trim().parse().ok()?;
+        let stat = fs::read_to_string(dir.join("memory.stat")).ok()?;
         let inactive = stat.lines().find_map(|line| line.strip_prefix(inactive)?.trim().parse::<u64>().ok())?;
         Some(used.saturating_sub(inactive) >> 10)
     }

@@ -1,28 +1,121 @@
 //! What a process costs, from /proc. Needs no privilege for processes of the same user.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-/// CPU time of all threads that a process has now, user and system, in nanoseconds' resolution.
+/// What the kernel tells user space is in hundredths of a second on every architecture that this runs on.
+const TICK_MS: u64 = 10;
+
+/// CPU time of a process, user and system, of the threads that have ended too.
 ///
-/// From `/proc/PID/task/*/schedstat` where the kernel offers it (the tick-based figures of `stat` are too coarse for a
-/// run of a second). Threads that have ended are not in it.
+/// In nanoseconds' resolution where the threads that are there now are all that ever were: what has ended is known to the
+/// kernel's tick of 10 ms.
 pub fn cpu_time(pid: u32) -> io::Result<Duration> {
+    Ok(Stat::read(pid)?.own.max(threads_time(pid)?))
+}
+
+/// The same with that of those that it started, that have ended and for which it has waited: to the tick.
+pub(crate) fn own_and_waited_time(pid: u32) -> io::Result<Duration> {
+    let stat = Stat::read(pid)?;
+    Ok(stat.own + stat.waited)
+}
+
+/// CPU time of the threads that a process has now, from `/proc/PID/task/*/schedstat`: the figures of `stat` are in ticks, too
+/// coarse for a run of a second.
+pub(crate) fn threads_time(pid: u32) -> io::Result<Duration> {
     let mut total = 0u64;
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        let text = match fs::read_to_string(task?.path().join("schedstat")) {
-            Ok(text) => text,
-            // The thread ended between the listing and the reading.
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound) => continue,
-            Err(error) => return Err(error),
-        };
+        // A thread may end between the listing and the reading.
+        let Some(text) = unless_gone(fs::read_to_string(task?.path().join("schedstat")))? else { continue };
         let on_cpu = text.split_ascii_whitespace().next().and_then(|field| field.parse::<u64>().ok());
         total += on_cpu.ok_or_else(|| io::Error::other(format!("schedstat of a thread of {pid} reads {text:?}")))?;
     }
     Ok(Duration::from_nanos(total))
+}
+
+/// `None` where the process or the thread that was to be read has ended meanwhile; any other error is one.
+pub(crate) fn unless_gone<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// What `/proc/PID/stat` says.
+#[derive(Debug, Clone, Copy)]
+struct Stat {
+    parent: u32,
+    own: Duration,
+    waited: Duration,
+    resident_pages: u64,
+}
+
+impl Stat {
+    fn read(pid: u32) -> io::Result<Self> {
+        let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        Self::parse(&text).ok_or_else(|| io::Error::other(format!("the stat of {pid} reads {text:?}")))
+    }
+
+    /// The name may have any character: what follows its last parenthesis is counted.
+    fn parse(text: &str) -> Option<Self> {
+        let fields: Vec<&str> = text.rsplit_once(") ")?.1.split_ascii_whitespace().collect();
+        let field = |index: usize| fields.get(index)?.parse::<u64>().ok();
+        let time = |first: usize| Some(Duration::from_millis(TICK_MS * (field(first)? + field(first + 1)?)));
+        let parent = u32::try_from(field(1)?).ok()?;
+        Some(Self { parent, own: time(11)?, waited: time(13)?, resident_pages: field(21)? })
+    }
+}
+
+/// All processes that can be seen, read at one time.
+#[derive(Debug)]
+pub(crate) struct Processes(BTreeMap<u32, Stat>);
+
+impl Processes {
+    pub(crate) fn read() -> io::Result<Self> {
+        let mut processes = BTreeMap::new();
+        for entry in fs::read_dir("/proc")? {
+            let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            if let Some(stat) = unless_gone(Stat::read(pid))? {
+                processes.insert(pid, stat);
+            }
+        }
+        Ok(Self(processes))
+    }
+
+    /// A process and all that it started and that is still there. By parents, which every kernel tells.
+    pub(crate) fn family(&self, pid: u32) -> Vec<u32> {
+        let mut found: Vec<u32> = self.0.contains_key(&pid).then_some(pid).into_iter().collect();
+        let mut next = 0;
+        while let Some(parent) = found.get(next).copied() {
+            next += 1;
+            found.extend(
+                self.0.iter().filter(|(pid, stat)| stat.parent == parent && **pid != parent).map(|(pid, _)| *pid),
+            );
+        }
+        found
+    }
+
+    /// CPU time of a process, of the threads that have ended too, to the tick.
+    pub(crate) fn own_time(&self, pid: u32) -> Duration {
+        self.0.get(&pid).map_or(Duration::ZERO, |stat| stat.own)
+    }
+
+    /// CPU time of those that it started, that have ended and for which it has waited, and of theirs.
+    pub(crate) fn waited_time(&self, pid: u32) -> Duration {
+        self.0.get(&pid).map_or(Duration::ZERO, |stat| stat.waited)
+    }
+
+    /// KiB.
+    pub(crate) fn resident(&self, pid: u32) -> u64 {
+        self.0.get(&pid).map_or(0, |stat| stat.resident_pages * (rustix::param::page_size() as u64 >> 10))
+    }
 }
 
 /// CPU time of the calling thread, user and system.
@@ -49,14 +142,17 @@ pub fn cpu_time_of_threads(name: &str) -> io::Result<Duration> {
 
 /// Time that all processors of the machine were not idle since it started, in steps of 10 ms.
 pub fn machine_busy() -> io::Result<Duration> {
-    // What the kernel tells user space is in hundredths of a second on every architecture that this runs on.
-    const TICK: Duration = Duration::from_millis(10);
     let text = fs::read_to_string("/proc/stat")?;
-    let fields = text.lines().next().unwrap_or_default().split_ascii_whitespace().skip(1);
+    busy(&text).ok_or_else(|| io::Error::other(format!("/proc/stat reads {:?}", text.lines().next())))
+}
+
+fn busy(text: &str) -> Option<Duration> {
+    let mut fields = text.lines().next()?.split_ascii_whitespace();
+    fields.next().filter(|name| *name == "cpu")?;
     // user nice system idle iowait irq softirq steal: what others took of this machine is not its work.
     let ticks = fields.take(7).enumerate().filter(|(index, _)| !matches!(index, 3 | 4));
-    let ticks: u32 = ticks.filter_map(|(_, field)| field.parse::<u32>().ok()).sum();
-    Ok(TICK * ticks)
+    let ticks: Vec<u64> = ticks.map(|(_, field)| field.parse().ok()).collect::<Option<_>>()?;
+    Some(Duration::from_millis(ticks.into_iter().sum::<u64>().checked_mul(TICK_MS)?))
 }
 
 /// Memory that the machine could give out without swapping: KiB.
@@ -65,21 +161,6 @@ pub fn memory_available() -> io::Result<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
     let value = line.and_then(|rest| rest.split_ascii_whitespace().next()?.parse().ok());
     value.ok_or_else(|| io::Error::other("/proc/meminfo has no MemAvailable"))
-}
-
-/// A process and all that it started and that is still there.
-pub fn family(pid: u32) -> Vec<u32> {
-    let mut found = vec![pid];
-    let mut next = 0;
-    while let Some(parent) = found.get(next).copied() {
-        next += 1;
-        let Ok(tasks) = fs::read_dir(format!("/proc/{parent}/task")) else { continue };
-        for task in tasks.filter_map(Result::ok) {
-            let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
-            found.extend(children.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
-        }
-    }
-    found
 }
 
 /// What processes have and have done, besides CPU time and memory.
@@ -97,7 +178,7 @@ pub struct Usage {
 pub fn usage(pid: u32) -> io::Result<Usage> {
     let mut usage = Usage { descriptors: fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64, ..Usage::default() };
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        let Ok(status) = fs::read_to_string(task?.path().join("status")) else { continue };
+        let Some(status) = unless_gone(fs::read_to_string(task?.path().join("status")))? else { continue };
         let switches = status.lines().filter(|line| line.contains("_ctxt_switches:"));
         usage.switches += switches.filter_map(|line| line.rsplit('\t').next()?.parse::<u64>().ok()).sum::<u64>();
         usage.threads += 1;
@@ -121,9 +202,10 @@ pub fn memory(pid: u32) -> io::Result<Memory> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
     let field = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        line.and_then(|rest| rest.split_ascii_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0)
+        let value = line.and_then(|rest| rest.split_ascii_whitespace().next()?.parse::<u64>().ok());
+        value.ok_or_else(|| io::Error::other(format!("the smaps_rollup of {pid} has no {name}")))
     };
-    Ok(Memory { rss: field("Rss"), pss: field("Pss"), private: field("Private_Clean") + field("Private_Dirty") })
+    Ok(Memory { rss: field("Rss")?, pss: field("Pss")?, private: field("Private_Clean")? + field("Private_Dirty")? })
 }
 
 #[cfg(test)]
@@ -143,5 +225,45 @@ mod tests {
 
         let memory = memory(pid).expect("own /proc entry");
         assert!(memory.rss >= memory.pss && memory.pss >= memory.private && memory.private > 0, "{memory:?}");
+    }
+
+    /// Scenario: a thread works for some ticks and ends.
+    /// Guarantees: its time is the process's still.
+    #[test]
+    fn threads_that_have_ended_have_cost_what_they_have_cost() {
+        let pid = std::process::id();
+        let work = || {
+            let mut hash = 0u64;
+            while thread_cpu_time().expect("a clock") < Duration::from_millis(200) {
+                hash = std::hint::black_box(hash.wrapping_mul(31).wrapping_add(7));
+            }
+        };
+        let before = cpu_time(pid).expect("own /proc entry");
+        std::thread::spawn(work).join().expect("it ends");
+        // Less the ticks of two readings; other tests' threads only add to it.
+        let spent = cpu_time(pid).expect("own /proc entry") - before;
+        assert!(spent >= Duration::from_millis(160), "{spent:?}");
+    }
+
+    /// Scenario: a machine with many processors that has been up for years, and texts that are not what is expected.
+    /// Guarantees: its time is more than 32 bits of ticks; what cannot be read is no zero.
+    #[test]
+    fn a_large_machines_time_is_read() {
+        let busy_for = busy("cpu  9000000000 1 1 77 77 1 1 5\ncpu0 1").expect("it is a number");
+        assert_eq!(busy_for, Duration::from_millis(90_000_000_040));
+        for text in ["", "cpux 1", "cpu 1 2 x 4 5 6 7", "cpu 18446744073709551615 0 0 0 0 0 0"] {
+            assert_eq!(busy(text), None, "{text}");
+        }
+    }
+
+    /// Scenario: the line of a process whose name looks like a line, and lines that end early.
+    /// Guarantees: the numbers are found behind the name; none is made up.
+    #[test]
+    fn a_process_may_have_any_name() {
+        let line = "7 (a) S 1 (b) R 3 4 5 6 7 8 9 10 11 12 200 100 20 10 0 0 9 0 77 4096 25 0";
+        let stat = Stat::parse(line).expect("a line");
+        assert_eq!((stat.parent, stat.own, stat.resident_pages), (3, Duration::from_secs(3), 25));
+        assert_eq!(stat.waited, Duration::from_millis(300));
+        assert!(Stat::parse(&line[..50]).is_none() && Stat::parse("7 (a").is_none());
     }
 }

@@ -11,6 +11,7 @@
 
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -18,7 +19,7 @@ use fastrand::Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::arm::{Arm, Site};
-use crate::cell::{Pinning, Spending};
+use crate::cell::Pinning;
 use crate::client::{self, Outcome, Shape};
 use crate::compare::{self, About, Missing};
 use crate::generator::Target;
@@ -26,6 +27,7 @@ use crate::interrupt;
 use crate::limits::Limits;
 use crate::network::{Network, PodSockets};
 use crate::payload;
+use crate::roster::{self, Roster};
 use crate::sink::{Keep, Sink};
 
 const CONNECTIONS: usize = 4;
@@ -152,6 +154,7 @@ fn one(arm: &dyn Arm, spans: usize, request: &Request<'_>, network: &Network, li
     let dir = tempfile::Builder::new().prefix("pl-").tempdir_in(request.scratch).context("a directory for the run")?;
     let sink = pinning.as_load(|| Sink::start((Ipv4Addr::UNSPECIFIED, SINK_PORT).into(), Keep::Nothing))??;
     let cage = limits.cage()?;
+    let roster = Arc::new(Roster::default());
     let site = Site {
         network,
         pods: 1,
@@ -160,6 +163,7 @@ fn one(arm: &dyn Arm, spans: usize, request: &Request<'_>, network: &Network, li
         is_disk_small: false,
         quota_kib_per_second: None,
         cage: &cage,
+        roster: &roster,
     };
     let running = arm.start(&site).with_context(|| format!("starting {}", arm.name()))?;
     let message = payload::traces("cart", &(1..=spans as u64).collect::<Vec<_>>());
@@ -180,20 +184,19 @@ fn one(arm: &dyn Arm, spans: usize, request: &Request<'_>, network: &Network, li
     load(WARM_UP).context("warming up")?;
     settle(&sink, 0)?;
     let bytes = sink.bytes();
-    let mut spending = Spending::default();
-    spending.see(running.as_ref());
-    let before = spending.clone();
+    roster.look(true)?;
+    let before = roster.spent();
     let outcome = load(Duration::from_secs_f64(request.seconds))?;
     let acknowledged = outcome.accepted * message.len() as u64;
     settle(&sink, bytes + acknowledged)?;
-    spending.see(running.as_ref());
+    roster.look(true)?;
     Ok(Run {
         arm: arm.name().to_owned(),
         round: 0,
         spans,
         accepted: outcome.accepted,
         refused: outcome.refused,
-        cpu: spending.since(&before).values().sum(),
+        cpu: roster::since(roster.spent(), &before).values().sum(),
         p50_us: outcome.percentile_us(0.5),
         p99_us: outcome.percentile_us(0.99),
         arrived: (sink.bytes() - bytes) as f64 / acknowledged.max(1) as f64,

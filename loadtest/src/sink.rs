@@ -204,7 +204,7 @@ impl Sink {
         self.shared.refused.load(Ordering::SeqCst)
     }
 
-    /// Payload bytes of the requests answered with OK, before decompression.
+    /// Bytes of the bodies of requests answered with OK, as they came: before decompression, with gRPC's prefix.
     pub fn bytes(&self) -> u64 {
         self.shared.bytes.load(Ordering::SeqCst)
     }
@@ -274,10 +274,10 @@ impl Shared {
         }
     }
 
-    /// Answers one request: keeps it and says how.
-    fn take(&self, received: Received) -> Fault {
+    /// Answers one request, whose body had that length on its way: keeps it and says how.
+    fn take(&self, received: Received, length: usize) -> Fault {
         let fault = match self.fault() {
-            Fault::None => self.keep(received).map_or(Fault::Invalid, |()| Fault::None),
+            Fault::None => self.keep(received, length).map_or(Fault::Invalid, |()| Fault::None),
             fault => fault,
         };
         let counter = if fault == Fault::None { &self.requests } else { &self.refused };
@@ -288,8 +288,8 @@ impl Shared {
         fault
     }
 
-    fn keep(&self, received: Received) -> Result<(), Invalid> {
-        self.bytes.fetch_add(received.payload.len() as u64, Ordering::SeqCst);
+    fn keep(&self, received: Received, length: usize) -> Result<(), Invalid> {
+        self.bytes.fetch_add(length as u64, Ordering::SeqCst);
         match &self.keep {
             Keep::Nothing => {}
             Keep::Payloads => self.kept().payloads.push(received),
@@ -337,5 +337,30 @@ mod tests {
         let ids = sink.ids();
         assert_eq!((ids[&1].times, ids[&2].times, ids.contains_key(&3)), (1, 2, false));
         assert_eq!((ids[&1].owner.as_str(), sink.requests(), sink.refused()), ("cart", 2, 1));
+    }
+
+    /// Scenario: a compressed request.
+    /// Guarantees: what is counted is what came, not what it decompresses to.
+    #[test]
+    fn bytes_are_counted_as_they_came() {
+        let sink = Sink::start("127.0.0.1:0".parse().unwrap(), Keep::Payloads).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let message = payload::traces("cart", &(1..100).collect::<Vec<_>>());
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(6));
+        std::io::Write::write_all(&mut encoder, &message).unwrap();
+        let body = encoder.finish().unwrap();
+        let expected = body.len() as u64;
+        runtime.block_on(async {
+            let stream = tokio::net::TcpStream::connect(sink.address()).await.unwrap();
+            let io = hyper_util::rt::TokioIo::new(stream);
+            let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+            let request = http::Request::post("/v1/traces").header("host", "x").header("content-encoding", "gzip");
+            let request = request.body(http_body_util::Full::new(Bytes::from(body))).unwrap();
+            let mut driver = tokio::task::JoinSet::new();
+            driver.spawn(connection);
+            assert_eq!(sender.send_request(request).await.unwrap().status(), 200);
+        });
+        assert_eq!(sink.payloads()[0].payload, message);
+        assert_eq!(sink.bytes(), expected);
     }
 }

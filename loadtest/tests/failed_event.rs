@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
 use anyhow::{Result, bail};
-use pillion_loadtest::arm::{Arm, End, Process, Running, Site};
+use pillion_loadtest::arm::{Arm, End, Running, Site};
 use pillion_loadtest::cell::{self, DRAIN_MAX, Options};
 use pillion_loadtest::limits::Limits;
 use pillion_loadtest::network::Network;
@@ -41,10 +41,6 @@ impl Running for Deaf {
 
     fn http(&self, pod: usize) -> SocketAddr {
         self.grpc(pod)
-    }
-
-    fn processes(&self) -> Vec<Process> {
-        Vec::new()
     }
 
     fn restart(&mut self, _end: End) -> Result<()> {

@@ -8,7 +8,7 @@ use anyhow::Result;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-use pillion_loadtest::arm::{Arm, Direct, Process, Running, Site};
+use pillion_loadtest::arm::{Arm, Direct, Running, Site};
 use pillion_loadtest::cell::{self, Cell, Options};
 use pillion_loadtest::client::{self, Connection};
 use pillion_loadtest::limits::Limits;
@@ -85,10 +85,6 @@ impl Running for Proxy {
 
     fn http(&self, _pod: usize) -> SocketAddr {
         self.address
-    }
-
-    fn processes(&self) -> Vec<Process> {
-        Vec::new()
     }
 }
 

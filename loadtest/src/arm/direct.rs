@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 
-use super::{Arm, Process, Running, Site};
+use super::{Arm, Running, Site};
 use crate::network::Place;
 
 /// The arm.
@@ -39,9 +39,5 @@ impl Running for Sinks {
 
     fn http(&self, pod: usize) -> SocketAddr {
         self.0[pod]
-    }
-
-    fn processes(&self) -> Vec<Process> {
-        Vec::new()
     }
 }

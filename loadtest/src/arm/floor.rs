@@ -76,7 +76,7 @@ impl Arm for Floor {
                 .arg(site.dir.join(format!("{name}.data")))
                 .stdin(Stdio::null())
                 .stderr(log(site.dir, &name)?);
-            Ok(Agent { role: "floor", child: site.network.spawn(Place::Pod(pod), &mut command)? })
+            Agent::start(site, "floor", Place::Pod(pod), &mut command)
         };
         Ok(Box::new(Sidecars::start(site, site.pods, addresses, start)?))
     }

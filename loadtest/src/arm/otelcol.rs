@@ -123,7 +123,7 @@ impl Otelcol {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log(site.dir, &name)?);
-        Ok(Agent { role: "otelcol", child: site.network.spawn(place, &mut command)? })
+        Agent::start(site, "otelcol", place, &mut command)
     }
 }
 

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Result, ensure};
 
-use super::{Agent, Arm, End, Process, Running, Site, log, version};
+use super::{Agent, Arm, End, Running, Site, log, version};
 use crate::identity::pod_name;
 use crate::network::{Network, OTLP_GRPC, OTLP_HTTP, Place};
 
@@ -53,7 +53,7 @@ pub enum Quota {
 struct Node<'a> {
     shims: Vec<Agent>,
     gateway: Option<Agent>,
-    driver: Agent,
+    _driver: Agent,
     arm: &'a Pillion,
     site: &'a Site<'a>,
 }
@@ -104,7 +104,7 @@ impl Arm for Pillion {
             shims.push(self.start_shim(site, pod)?);
         }
         (0..site.pods).try_for_each(|pod| self.wait_for_shim(site, pod))?;
-        Ok(Box::new(Node { shims, gateway: Some(gateway), driver, arm: self, site }))
+        Ok(Box::new(Node { shims, gateway: Some(gateway), _driver: driver, arm: self, site }))
     }
 }
 
@@ -147,7 +147,7 @@ tenants:
         let mut command = site.cage.command(&self.program)?;
         command.arg("run").arg("--config").arg(site.dir.join("pillion.yaml"));
         command.env("PILLION_LOG", "info").stdin(Stdio::null()).stderr(Stdio::piped());
-        let mut gateway = Agent { role: "gateway", child: site.network.spawn(Place::Agent, &mut command)? };
+        let mut gateway = Agent::start(site, "gateway", Place::Agent, &mut command)?;
         gateway.wait_for(READY)?;
         Ok(gateway)
     }
@@ -160,7 +160,7 @@ tenants:
         command.arg("--kubelet-dir").arg(dir.join("kubelet")).arg("--custody").arg(dir.join("custody.sock"));
         command.arg("--data-dir").arg(dir.join("data"));
         command.env("PILLION_LOG", "info").stdin(Stdio::null()).stderr(Stdio::piped());
-        let mut driver = Agent { role: "driver", child: site.network.spawn(Place::Agent, &mut command)? };
+        let mut driver = Agent::start(site, "driver", Place::Agent, &mut command)?;
         driver.wait_for(DRIVER_READY)?;
         Ok(driver)
     }
@@ -169,14 +169,14 @@ tenants:
         let mut run = site.cage.command(self.shim_program())?;
         self.shim_arguments(&mut run, "run", site.dir, pod);
         run.stdin(Stdio::null()).stderr(log(site.dir, &pod_name(pod))?);
-        Ok(Agent { role: "shim", child: site.network.spawn(Place::Pod(pod), &mut run)? })
+        Agent::start(site, "shim", Place::Pod(pod), &mut run)
     }
 
     fn wait_for_shim(&self, site: &Site<'_>, pod: usize) -> Result<()> {
         let mut wait = Command::new(self.shim_program());
         self.shim_arguments(&mut wait, "wait", site.dir, pod);
         wait.stdin(Stdio::null());
-        let mut waiting = Agent { role: "the wait for a shim", child: site.network.spawn(Place::Pod(pod), &mut wait)? };
+        let mut waiting = Agent::start_uncounted(site, "the wait for a shim", Place::Pod(pod), &mut wait)?;
         let status = waiting.ended()?;
         ensure!(status.success(), "the shim of pod {pod} did not bind its ports: {status}");
         Ok(())
@@ -201,10 +201,6 @@ impl Running for Node<'_> {
 
     fn http(&self, _pod: usize) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, OTLP_HTTP).into()
-    }
-
-    fn processes(&self) -> Vec<Process> {
-        self.gateway.iter().chain([&self.driver]).chain(&self.shims).map(Agent::process).collect()
     }
 
     fn restart(&mut self, end: End) -> Result<()> {

@@ -62,6 +62,6 @@ impl Rotel {
         // It has no file of configuration: its arguments are it.
         let arguments = command.get_args().skip(2).map(|argument| format!("{}\n", argument.display()));
         std::fs::write(site.dir.join(format!("{name}.arguments")), arguments.collect::<String>())?;
-        Ok(Agent { role: "rotel", child: site.network.spawn(Place::Pod(pod), &mut command)? })
+        Agent::start(site, "rotel", Place::Pod(pod), &mut command)
     }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use anyhow::Result;
 
-use super::{Agent, End, Process, Running, Site, wait_for_ports};
+use super::{Agent, End, Running, Site, wait_for_ports};
 
 /// Starts the agent of that number.
 type Start<'a> = dyn Fn(usize) -> Result<Agent> + 'a;
@@ -55,10 +55,6 @@ impl Running for Sidecars<'_> {
 
     fn http(&self, _pod: usize) -> SocketAddr {
         self.addresses[1]
-    }
-
-    fn processes(&self) -> Vec<Process> {
-        self.agents.iter().map(Agent::process).collect()
     }
 
     fn restart(&mut self, end: End) -> Result<()> {

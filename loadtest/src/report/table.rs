@@ -69,6 +69,10 @@ pub const FIGURES: &[Figure] = &[
     figure("PSS load, KiB a pod", "pss_load_kib_per_pod", 0, |cell, _| {
         cell.of_processes(cell.memory.load.pss as f64 / cell.pods as f64)
     }),
+    figure("RSS peak, KiB a pod", "rss_peak_kib_per_pod", 0, |cell, _| Some(cell.peak.rss as f64 / cell.pods as f64)),
+    figure("working set peak, KiB a pod", "working_set_peak_kib_per_pod", 0, |cell, _| {
+        Some(cell.peak.working_set? as f64 / cell.pods as f64)
+    }),
     figure("PSS after, KiB a pod", "pss_after_kib_per_pod", 0, |cell, _| {
         cell.of_processes(cell.memory.after.pss as f64 / cell.pods as f64)
     }),

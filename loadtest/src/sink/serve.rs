@@ -83,11 +83,12 @@ async fn grpc_call(
         message.extend_from_slice(&chunk);
     }
     ensure!(message.len() >= 5, "a gRPC message has a prefix of five bytes");
+    let length = message.len();
     let prefix = message.split_to(5);
     let payload = decompress(&head.headers, "grpc-encoding", message.freeze(), prefix[0] == 1)?;
     let received = Received { path: head.uri.path().to_owned(), headers: flatten(&head.headers), payload };
     shared.paced().await;
-    let (status, _) = shared.take(received).statuses();
+    let (status, _) = shared.take(received, length).statuses();
     let response = Response::builder().header("content-type", "application/grpc");
     if status != 0 {
         respond.send_response(response.header("grpc-status", status).body(())?, true)?;
@@ -107,11 +108,12 @@ async fn http(stream: TcpStream, shared: Arc<Shared>) -> Result<()> {
         async move {
             let (head, body) = request.into_parts();
             let body = body.collect().await?.to_bytes();
+            let length = body.len();
             let compressed = head.headers.contains_key("content-encoding");
             let payload = decompress(&head.headers, "content-encoding", body, compressed)?;
             let received = Received { path: head.uri.path().to_owned(), headers: flatten(&head.headers), payload };
             shared.paced().await;
-            let (_, status) = shared.take(received).statuses();
+            let (_, status) = shared.take(received, length).statuses();
             let response = Response::builder()
                 .status(StatusCode::from_u16(status)?)
                 .header("content-type", "application/x-protobuf")
