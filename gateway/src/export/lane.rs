@@ -78,6 +78,7 @@ pub(crate) struct Lane {
     moved: bool,
     /// Up to where nothing of a signal is sent any more, and why.
     given_up: [Option<(Sequence, Loss)>; 3],
+    left: [given_up::Left; 3],
     pub(crate) gauge: Arc<LaneGauge>,
     delivered_items: [u64; 3],
 }
@@ -150,6 +151,7 @@ impl Lane {
             oldest_unix_ms: None,
             moved: false,
             given_up: [None; 3],
+            left: Default::default(),
             gauge,
             delivered_items: states.map(|state| state.map_or(0, |state| state.delivered_items)),
         }

@@ -3,8 +3,11 @@
 //! For newer data, or because a signal does not go to the destination any more. Only the lane knows what was delivered since its
 //! last checkpoint, so the counting is done here. What is in flight is left to its answer: delivered, or, should it come
 //! back, lost then.
+//!
+//! A signal that goes to another destination instead takes its backlog along: that it left is no loss. Only the log knows for whom
+//! else a record waits, only the lane what it has dropped, and either may speak first: see [`Left`].
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::Ordering;
 
 use super::{Key, Lane, Record};
@@ -12,6 +15,45 @@ use crate::base::handoff::GivenUp;
 use crate::base::stats::Loss;
 use crate::base::{DestinationName, Sequence, Signal};
 use crate::export::Route;
+
+/// What a lane had met of a signal that does not go there any more: lost only if the log says that nobody else waits for it.
+#[derive(Debug, Default)]
+pub(super) struct Left {
+    /// Up to where the log has spoken.
+    through: Sequence,
+    /// Records up to there that nobody else gets. Bounded by what a lane may have met and not done.
+    nobodys: HashSet<Sequence>,
+    /// Dropped beyond that: position and items. Bounded likewise.
+    undecided: Vec<(Sequence, u32)>,
+}
+
+impl Left {
+    /// Whether a record (or piece) that is dropped is lost; `None`: the log has not spoken yet, and it is noted.
+    fn drop(&mut self, sequence: Sequence, items: u32) -> Option<bool> {
+        if sequence <= self.through {
+            return Some(self.nobodys.contains(&sequence));
+        }
+        self.undecided.push((sequence, items));
+        None
+    }
+
+    /// The log has spoken; `records` are those that nobody else gets and the lane has met. Returns the items lost of what was dropped
+    /// before.
+    fn decide(&mut self, through: Sequence, records: impl Iterator<Item = Sequence>, done: Sequence) -> u64 {
+        self.nobodys.retain(|sequence| *sequence > done);
+        self.nobodys.extend(records);
+        self.through = self.through.max(through);
+        let (nobodys, until) = (&self.nobodys, self.through);
+        let mut lost = 0;
+        self.undecided.retain(|(sequence, items)| {
+            if *sequence <= until && nobodys.contains(sequence) {
+                lost += u64::from(*items);
+            }
+            *sequence > until
+        });
+        lost
+    }
+}
 
 impl Lane {
     /// Drops everything of a signal up to a record. One that does not go here any more was told of by its route, before or after.
@@ -25,6 +67,13 @@ impl Lane {
         let items = unmet.map(|(_, items)| u64::from(*items)).sum::<u64>() + given_up.further_items;
         self.gauge.stats.lost[why as usize][signal.index()].add(items);
         self.unqueue(items);
+        if why == Loss::DestinationRemoved {
+            let (cursor, left) = (self.cursors.at(signal), &mut self.left[signal.index()]);
+            let met =
+                given_up.records.iter().map(|(sequence, _)| *sequence).filter(|sequence| cursor.has_met(*sequence));
+            let lost = left.decide(given_up.through, met, cursor.acknowledged());
+            self.gauge.stats.lost[why as usize][signal.index()].add(lost);
+        }
         self.drop_through(signal, (given_up.through, why));
         self.load_ahead();
     }
@@ -95,7 +144,15 @@ impl Lane {
     /// Counts a record (or piece) that is in memory, and is done with it.
     pub(super) fn drop_if_given_up(&mut self, record: &Record) {
         let Some(why) = self.why_given_up(record) else { return };
-        self.gauge.stats.lost[why as usize][record.signal.index()].add(u64::from(record.items));
+        let is_lost = match record.key {
+            Key::Logged(sequence) if why == Loss::DestinationRemoved => {
+                self.left[record.signal.index()].drop(sequence, record.items).unwrap_or_default()
+            }
+            _ => true,
+        };
+        if is_lost {
+            self.gauge.stats.lost[why as usize][record.signal.index()].add(u64::from(record.items));
+        }
         self.finish(record);
     }
 }

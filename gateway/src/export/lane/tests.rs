@@ -171,3 +171,40 @@ fn what_is_too_old_is_passed_and_counted() {
     assert!(!lane.expire(1_900) && !lane.is_overdue_look_due());
     assert!(!lane.expire(1_901) && lane.is_overdue_look_due());
 }
+
+/// Scenario: a signal's route ends while records of it wait in memory and one is in flight; the log says, before or after the lane
+/// hears of the route, which of them nobody else gets: all but two, which another destination takes along. The one in flight fails.
+/// Guarantees: exactly what nobody else gets is counted as lost, once, whoever spoke first; nothing stays queued.
+#[test]
+fn what_moves_to_another_destination_is_not_lost() {
+    use crate::base::handoff::GivenUp;
+    use crate::base::stats::{Loss, total};
+    for is_log_first in [true, false] {
+        let mut lane = lane([true; 3]);
+        lane.tail = Sequence(6);
+        lane.gauge.queued_items.store(6, std::sync::atomic::Ordering::Relaxed);
+        lane.take_read(Sequence::ZERO, read(stored(1..=6), 6));
+        let flying = lane.take(0).expect("the first");
+        let given_up = GivenUp {
+            tenant: TenantId(1),
+            destination: crate::base::DestinationName("backend".into()),
+            signal: Signal::Logs,
+            through: Sequence(6),
+            records: [1, 2, 5, 6].map(|number| (Sequence(number), 1)).to_vec(),
+            further_items: 0,
+            why: Loss::DestinationRemoved,
+        };
+        if is_log_first {
+            lane.give_up(&given_up);
+        }
+        lane.route([false; 3], [Sequence::ZERO; 3]);
+        if !is_log_first {
+            lane.give_up(&given_up);
+        }
+        let lost = |lane: &Lane| total(&lane.gauge.stats.lost[Loss::DestinationRemoved as usize]);
+        assert_eq!(lost(&lane), 3, "log first: {is_log_first}");
+        lane.put_back(flying);
+        assert_eq!(lost(&lane), 4, "log first: {is_log_first}");
+        assert_eq!(lane.gauge.queued_items.load(std::sync::atomic::Ordering::Relaxed), 0);
+    }
+}
