@@ -124,7 +124,10 @@ impl Pillion {
         let min_free = if site.is_disk_small { ", min_free: 4MiB" } else { "" };
         let limits = match self.quota {
             Quota::Default => {
-                let bytes = site.quota_kib_per_second.map(|kib| format!(", limits: {{bytes_per_second: {kib}KiB}}"));
+                // What may come at once is at least one request of the largest size.
+                let bytes = site
+                    .quota_kib_per_second
+                    .map(|kib| format!(", limits: {{bytes_per_second: {kib}KiB, max_request_bytes: 1MiB}}"));
                 bytes.unwrap_or_default()
             }
             Quota::Open => ", limits: {bytes_per_second: 100GiB, requests_per_second: 10000000, \
