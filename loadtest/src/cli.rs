@@ -21,6 +21,7 @@ use crate::compare::{self, Comparison, Missing, Progress, Request};
 use crate::floor;
 use crate::interrupt;
 use crate::kubernetes::share;
+use crate::limits::Seat;
 use crate::measure;
 use crate::report;
 use crate::saturate;
@@ -187,6 +188,7 @@ fn get_rotel(load: &Load) {
 /// Starts this command again where it is root of namespaces of its own, and where all that it starts ends with it.
 fn enter_namespaces() -> Result<ExitCode> {
     let own = std::env::current_exe().context("the path of this program")?;
+    let _seat = Seat::take();
     let mut unshare = Command::new("unshare");
     unshare.args(["--map-root-user", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]);
     unshare.arg(own).arg("--inside").args(std::env::args_os().skip(1));

@@ -6,7 +6,8 @@
 //! neither     ulimit -d: private writable memory only, and nobody counts the arm's memory
 //! ```
 //!
-//! An agent is a sidecar, a shim, or what all pods share. Processors are limited by pinning: every arm has the same ones.
+//! An agent is a sidecar, a shim, or what all pods share. Processors are limited by pinning: every arm has the same ones; and by
+//! workers: every agent has as many. What is not an agent (generator, sink, the supervisor) is in `OWN/pl-load-RANDOM` with v2.
 //! Groups end with the run that they were made for.
 
 use std::fs;
@@ -24,8 +25,15 @@ pub const AGENT_MEMORY_MIB: u64 = 512;
 /// What agents have started, and has not ended by then, is left.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The group of this process, where it may not stay in its parent.
-const LOAD_GROUP: &str = "pl-load";
+/// Processors that each agent has workers for, if the arm has so many: what Pillion takes by itself at most. Left alone, a Go program
+/// or a runtime of tokio takes all that there are, in each pod.
+pub const AGENT_PROCESSORS: usize = 4;
+
+/// How the group of the load begins, where it may not stay in its parent: see [`Seat`].
+const LOAD_GROUP: &str = "pl-load-";
+
+/// Of cgroup v2.
+const CONTROLLER: &str = "memory";
 
 /// How agents are limited on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +57,7 @@ pub enum Version {
 #[derive(Debug)]
 pub struct Cage {
     limits: Limits,
+    processors: usize,
     dir: PathBuf,
     agents: AtomicU64,
 }
@@ -70,8 +79,11 @@ impl Limits {
         for line in own.lines() {
             let mut parts = line.splitn(3, ':').skip(1);
             let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { continue };
-            // Where an earlier look has moved this process.
-            let path = path.trim_start_matches('/').trim_end_matches(LOAD_GROUP);
+            let path = Path::new(path.trim_start_matches('/'));
+            // Where a seat has moved this process.
+            let is_seat =
+                path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(LOAD_GROUP.as_bytes()));
+            let path = path.parent().filter(|_| is_seat).unwrap_or(path);
             let (version, dir) = match controllers {
                 "" => (Version::V2, mount.join(path)),
                 _ if controllers.split(',').any(|name| name == "memory") => {
@@ -89,7 +101,8 @@ impl Limits {
 
     /// For the report.
     pub fn about(&self) -> String {
-        let processors = "all arms on the same processors";
+        let processors =
+            format!("all arms on the same processors, each agent with workers for at most {AGENT_PROCESSORS} of them");
         match self {
             Self::Groups(version, _) => {
                 let version = if *version == Version::V1 { 1 } else { 2 };
@@ -112,7 +125,9 @@ impl Limits {
                 fs::write(dir.join("cgroup.subtree_control"), "+memory").context("a memory controller for agents")?;
             }
         }
-        Ok(Cage { limits: self.clone(), dir, agents: AtomicU64::new(0) })
+        // Of this thread, whose processors are the arm's.
+        let processors = std::thread::available_parallelism().map_or(1, usize::from).min(AGENT_PROCESSORS);
+        Ok(Cage { limits: self.clone(), processors, dir, agents: AtomicU64::new(0) })
     }
 }
 
@@ -120,20 +135,64 @@ impl Limits {
 fn try_groups(version: Version, own: &Path) -> Result<()> {
     if version == Version::V2 {
         let has = fs::read_to_string(own.join("cgroup.controllers")).context("cgroup.controllers")?;
-        anyhow::ensure!(has.split_ascii_whitespace().any(|name| name == "memory"), "no memory controller");
-        // A group with processes gives its children no controllers: so this one moves out of the way.
-        let load = own.join(LOAD_GROUP);
-        match fs::create_dir(&load) {
-            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error).context("a group"),
-            _ => fs::write(load.join("cgroup.procs"), "0").context("moving into a group")?,
-        }
-        fs::write(own.join("cgroup.subtree_control"), "+memory").context("a memory controller for children")?;
+        anyhow::ensure!(names(&has, CONTROLLER), "no memory controller");
+        let given = fs::read_to_string(own.join("cgroup.subtree_control")).context("cgroup.subtree_control")?;
+        anyhow::ensure!(
+            names(&given, CONTROLLER),
+            "no memory controller for its children, since other processes are in it"
+        );
     }
     let group = own.join(group_name());
     fs::create_dir(&group).context("making a group")?;
     let limit = fs::metadata(group.join(limit_file(version))).context("the limit of a group");
     fs::remove_dir(&group).context("removing a group")?;
     limit.map(|_| ())
+}
+
+fn names(list: &str, controller: &str) -> bool {
+    list.split_ascii_whitespace().any(|name| name == controller)
+}
+
+/// Where a command is while its runs have groups, with cgroup v2: a group with processes in it gives its children no controllers, so
+/// the command leaves its own for a child of it before it starts anything. Goes back when dropped.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    own: PathBuf,
+    group: PathBuf,
+    controller: &'static str,
+}
+
+impl Seat {
+    /// `None` where there is no need, or no permission: [`Limits::find`] tells why.
+    pub(crate) fn take() -> Option<Self> {
+        let own = fs::read_to_string("/proc/self/cgroup").ok()?;
+        Self::below(Path::new("/sys/fs/cgroup"), &own, CONTROLLER)
+    }
+
+    fn below(mount: &Path, own: &str, controller: &'static str) -> Option<Self> {
+        let path = own.lines().find_map(|line| line.strip_prefix("0::"))?;
+        let own = mount.join(path.trim_start_matches('/'));
+        let is_given = |file: &str| Some(names(&fs::read_to_string(own.join(file)).ok()?, controller));
+        if !is_given("cgroup.controllers")? || is_given("cgroup.subtree_control")? {
+            return None;
+        }
+        let group = own.join(format!("{LOAD_GROUP}{:016x}", fastrand::u64(..)));
+        fs::create_dir(&group).ok()?;
+        // From here on its drop undoes what was done.
+        let seat = Self { own, group, controller };
+        fs::write(seat.group.join("cgroup.procs"), "0").ok()?;
+        fs::write(seat.own.join("cgroup.subtree_control"), format!("+{controller}")).ok()?;
+        Some(seat)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        // A group that gives its children controllers takes no process. What fails leaves an empty group.
+        drop(fs::write(self.own.join("cgroup.subtree_control"), format!("-{}", self.controller)));
+        drop(fs::write(self.own.join("cgroup.procs"), "0"));
+        drop(fs::remove_dir(&self.group));
+    }
 }
 
 /// By chance: process numbers repeat, since each run has a namespace for them.
@@ -165,8 +224,14 @@ impl Cage {
                 command.args(["-c", "ulimit -d \"$0\" && exec \"$@\""]).arg((AGENT_MEMORY_MIB << 10).to_string());
             }
         }
-        command.arg(program);
+        let workers = self.processors.to_string();
+        command.arg(program).env("GOMAXPROCS", &workers).env("TOKIO_WORKER_THREADS", &workers);
         Ok(command)
+    }
+
+    /// Processors that an agent is to have workers for. Go and tokio are told by their variables.
+    pub fn processors(&self) -> usize {
+        self.processors
     }
 
     /// Memory of all agents that the kernel could not take back at once, as the kubelet counts it: KiB.
@@ -236,9 +301,13 @@ mod tests {
             let cage = limits.cage().unwrap();
             let mut command = cage.command(Path::new("sh")).unwrap();
             let output =
-                command.args(["-c", "ulimit -d; cat /proc/self/cgroup; echo $0", "argument"]).output().unwrap();
+                command.args(["-c", "ulimit -d; cat /proc/self/cgroup; env; echo $0", "argument"]).output().unwrap();
             let told = String::from_utf8(output.stdout).unwrap();
             assert!(output.status.success() && told.ends_with("argument\n"), "{told} {:?}", output.stderr);
+            assert!((1..=AGENT_PROCESSORS).contains(&cage.processors()));
+            for variable in ["GOMAXPROCS", "TOKIO_WORKER_THREADS"] {
+                assert!(told.contains(&format!("\n{variable}={}\n", cage.processors())), "{told}");
+            }
             match &limits {
                 Limits::Ulimit(_) => assert!(told.starts_with("524288\n"), "{told}"),
                 Limits::Groups(..) => {
@@ -250,5 +319,46 @@ mod tests {
             }
             assert!(limits.about().contains("512 MiB"));
         }
+    }
+
+    /// Scenario: a group with a memory controller that its children do not have; one whose children do; one without.
+    /// Guarantees: only from the first one the command moves, before it gives the controller, and goes back after taking it away.
+    #[test]
+    fn a_command_leaves_a_group_that_is_to_have_children() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, controllers, given) in [("a", "cpu memory", ""), ("b", "memory", "cpu memory"), ("c", "cpu", "")] {
+            let own = dir.path().join(name);
+            fs::create_dir(&own).unwrap();
+            fs::write(own.join("cgroup.controllers"), controllers).unwrap();
+            fs::write(own.join("cgroup.subtree_control"), given).unwrap();
+        }
+        let take = |name: &str| Seat::below(dir.path(), &format!("1:cpu:/x\n0::/{name}\n"), "memory");
+        assert!(take("b").is_none() && take("c").is_none() && take("none").is_none());
+        let seat = take("a").unwrap();
+        let read = |path: PathBuf| fs::read_to_string(path).unwrap();
+        let (own, group) = (seat.own.clone(), seat.group.clone());
+        assert_eq!(read(group.join("cgroup.procs")), "0");
+        assert_eq!(read(own.join("cgroup.subtree_control")), "+memory");
+        assert!(!own.join("cgroup.procs").exists(), "it has not gone back yet");
+        drop(seat);
+        assert_eq!(
+            (read(own.join("cgroup.subtree_control")), read(own.join("cgroup.procs"))),
+            ("-memory".into(), "0".into())
+        );
+    }
+
+    /// Scenario: this process was seated, in a group of a tree with and without a controller for its children.
+    /// Guarantees: groups of agents are looked for beside the seat, not in it, and the report says why there are none.
+    #[test]
+    fn agents_are_beside_the_seat() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = dir.path().join("own");
+        fs::create_dir(&own).unwrap();
+        fs::write(own.join("cgroup.controllers"), "memory").unwrap();
+        fs::write(own.join("cgroup.subtree_control"), "").unwrap();
+        let find = || Limits::below(dir.path(), "0::/own/pl-load-0123\n");
+        assert!(find().about().contains("/own: no memory controller for its children"), "{:?}", find());
+        fs::write(own.join("cgroup.subtree_control"), "memory").unwrap();
+        assert!(find().about().contains("/own: the limit of a group"), "{:?}", find());
     }
 }

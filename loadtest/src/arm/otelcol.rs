@@ -4,7 +4,7 @@
 //! its own count), GOMEMLIMIT the same, a queue in the exporter. In
 //! memory the batch processor stands last. With a queue on the disk there is none: it would acknowledge what only memory has; there
 //! the exporter makes the batches, behind the queue. It adds the attributes that Pillion attests; shared, it cannot know whose a
-//! request is, and adds none.
+//! request is, and adds none. GOMAXPROCS is as many processors as any agent has workers for.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -121,6 +121,7 @@ impl Pillion {
             let name = pod_name(pod);
             format!("  shop/{name}: {{socket_dir: {dir}/{name}, uid: 7d1f3a52-0000-4000-8000-{pod:012}}}\n")
         });
+        let workers = site.cage.processors();
         let min_free = if site.is_disk_small { ", min_free: 4MiB" } else { "" };
         let limits = match self.quota {
             Quota::Default => {
@@ -135,7 +136,7 @@ impl Pillion {
                 .to_owned(),
         };
         format!(
-            "node: {{data_dir: {dir}/data, admin: \"127.0.0.1:4380\", name: node-1{min_free}}}
+            "node: {{data_dir: {dir}/data, admin: \"127.0.0.1:4380\", name: node-1, workers: {workers}{min_free}}}
 defaults: {{ack: {ack}, destinations: [backend]{limits}}}
 destinations:
   backend: {{protocol: grpc, endpoint: \"http://{}\", compression: none, merge: {merge}, allow: [\"*\"]}}
@@ -221,5 +222,34 @@ impl Running for Node<'_> {
         self.shims[pod].ended()?;
         self.shims[pod] = self.arm.start_shim(self.site, pod)?;
         self.arm.wait_for_shim(self.site, pod)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::limits::Limits;
+
+    /// Scenario: the gateway's configuration.
+    /// Guarantees: it has as many workers as any agent, said as the others are told, not by its own default.
+    #[test]
+    fn the_gateway_has_as_many_workers_as_any_agent() {
+        let (dir, program) = (tempfile::tempdir().unwrap(), PathBuf::from("pillion"));
+        let pillion = Pillion { program, shim: None, ack: Ack::Memory, merge: true, quota: Quota::Default };
+        let cage = Limits::Ulimit(String::new()).cage().unwrap();
+        let site = Site {
+            network: &Network::Here,
+            pods: 1,
+            sink_port: 1,
+            dir: dir.path(),
+            is_disk_small: false,
+            quota_kib_per_second: None,
+            cage: &cage,
+            roster: &Arc::default(),
+        };
+        let config = pillion.config(&site);
+        assert!(config.contains(&format!("workers: {}}}", cage.processors())), "{config}");
     }
 }

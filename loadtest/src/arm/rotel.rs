@@ -1,4 +1,4 @@
-//! rotel: one in each pod, as its users run it.
+//! rotel: one in each pod, as its users run it, with as many workers of its runtime as any agent has.
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
