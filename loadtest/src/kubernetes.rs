@@ -38,7 +38,6 @@ pub use self::way::{Arm, Way};
 use crate::cell::{self, Cell, Cpu, DRAIN_MAX, Percentiles, QUIET};
 use crate::compare::{self, About, Comparison, Request, Turn};
 use crate::generator::Outcome;
-use crate::histogram::Latencies;
 use crate::interrupt;
 use crate::judge::{Desk, Judge, THREAD};
 use crate::ledger::Ledger;
@@ -81,8 +80,8 @@ pub struct Site {
 pub struct OnCluster {
     /// Nodes that the pods were on.
     pub nodes: usize,
-    /// From a pod's creation until it was Ready, milliseconds.
-    pub ready: Percentiles,
+    /// From a pod's creation until it was Ready, milliseconds: the median of the pods, and the slowest.
+    pub ready_ms: (f64, f64),
     /// By container's name: the application, sidecars, and what is shared.
     pub containers: BTreeMap<String, Used>,
     /// Of the whole pods, sandboxes included.
@@ -267,7 +266,7 @@ impl<'a> Trial<'a> {
         cell.account = self.judge.account(&self.ledger);
         cell.delivery = Percentiles::of(&self.judge.delivery(&self.ledger));
         let on_cluster = costs(&namespace.name, [&idle.reading, &before.reading, &after.reading])?;
-        let on_cluster = OnCluster { nodes: running.nodes.len(), ready: Percentiles::of(&ready), ..on_cluster };
+        let on_cluster = OnCluster { nodes: running.nodes.len(), ready_ms: median_and_most(ready), ..on_cluster };
         cell.cpu = Cpu {
             sink: after.sink_cpu.saturating_sub(before.sink_cpu).as_secs_f64(),
             machine: after.reading.nodes.saturating_sub(before.reading.nodes).as_secs_f64(),
@@ -282,7 +281,7 @@ impl<'a> Trial<'a> {
     }
 
     /// Creates the pods; how long each took to be Ready, and all of them to be able to send.
-    fn start(&self, namespace: &str) -> Result<(Running, Latencies, Duration)> {
+    fn start(&self, namespace: &str) -> Result<(Running, Vec<Duration>, Duration)> {
         let Self { site, way, scenario, .. } = *self;
         let pods: Vec<Value> =
             (0..scenario.pods).map(|number| way.pod(site, scenario.protocol, namespace, number)).collect();
@@ -306,8 +305,7 @@ impl<'a> Trial<'a> {
             }
             pod.see(at, object);
         }
-        let mut ready = Latencies::default();
-        seen.values().filter_map(Pod::took).for_each(|took| ready.record(took));
+        let ready: Vec<Duration> = seen.values().filter_map(Pod::took).collect();
         let pods = self.conductor.gather(site.run, scenario, PATIENCE).with_context(|| {
             format!("pods call {}: is --sink an address of this machine that they reach?", site.conductor)
         })?;
@@ -342,7 +340,7 @@ impl<'a> Trial<'a> {
     }
 
     fn look(&self, running: &Running) -> Result<Look> {
-        let reading = Reading::take(&self.site.kubectl, &running.nodes, &running.names)?;
+        let reading = Reading::take(&self.site.kubectl, &running.nodes, &running.names, usage::BETWEEN)?;
         Ok(Look { reading, sink_cpu: measure::cpu_time_of_threads("sink")? + measure::cpu_time_of_threads(THREAD)? })
     }
 
@@ -400,6 +398,13 @@ impl Pod {
     fn took(&self) -> Option<Duration> {
         Some(self.ready?.saturating_duration_since(self.created?))
     }
+}
+
+/// Of all pods there are: no percentile of many more of them is guessed.
+fn median_and_most(mut times: Vec<Duration>) -> (f64, f64) {
+    times.sort_unstable();
+    let at = |index: usize| times.get(index).copied().map(cell::millis).unwrap_or_default();
+    (at(times.len() / 2), at(times.len().saturating_sub(1)))
 }
 
 /// Adds up what was read at idle, before the load and after it.

@@ -134,7 +134,7 @@ fn a_reading_is_never_older_than_its_question() {
                  6) summary 6 6 ;; *) summary 7 1 ;; esac";
     let kubectl = kubectl(dir.path(), &format!("{SUMMARY}{count}{turns}"));
     let (nodes, pods) = (["node".to_owned()], [("n".to_owned(), "cart-0000".to_owned())]);
-    let take = || Reading::take(&kubectl, &nodes, &pods).unwrap();
+    let take = || Reading::take(&kubectl, &nodes, &pods, Duration::from_millis(1)).unwrap();
     let (first, second) = (take(), take());
     let read = |reading: &Reading| reading.used.values().map(|usage| usage.cpu.as_secs()).collect::<Vec<_>>();
     assert_eq!(read(&first), [6, 2, 4], "not the first two answers, of which one is old");

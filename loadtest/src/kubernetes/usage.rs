@@ -14,8 +14,8 @@ use super::kubectl::{Kubectl, until};
 /// A kubelet that has not looked again by then does not.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Between two questions: each costs the node some milliseconds.
-const BETWEEN: Duration = Duration::from_secs(1);
+/// Between two questions: each starts kubectl, which costs more than the answer.
+pub const BETWEEN: Duration = Duration::from_secs(2);
 
 /// A container, or a whole pod where the container has no name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,8 +51,9 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// Asks the kubelets of `nodes` for all containers of these pods, by namespace and name, and for the pods themselves.
-    pub fn take(kubectl: &Kubectl, nodes: &[String], pods: &[(String, String)]) -> Result<Self> {
+    /// Asks the kubelets of `nodes` for all containers of these pods, by namespace and name, and for the pods themselves; `between` two
+    /// questions, [`BETWEEN`] but in tests.
+    pub fn take(kubectl: &Kubectl, nodes: &[String], pods: &[(String, String)], between: Duration) -> Result<Self> {
         let ask = || -> Result<(BTreeMap<Name, Usage>, Duration)> {
             let (mut all, mut busy) = (BTreeMap::new(), Duration::ZERO);
             for node in nodes {
@@ -64,7 +65,7 @@ impl Reading {
             Ok((all, busy))
         };
         let (before, _) = ask()?;
-        let (used, nodes) = until(PATIENCE, BETWEEN, || {
+        let (used, nodes) = until(PATIENCE, between, || {
             let (now, busy) = ask()?;
             for (namespace, pod) in pods {
                 let has = |name: &Name| name.namespace == *namespace && name.pod == *pod && !name.container.is_empty();

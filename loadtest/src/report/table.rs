@@ -103,8 +103,8 @@ pub const FIGURES: &[Figure] = &[
         Some(cell.on_cluster.as_ref()?.whole.after_kib as f64 / cell.pods as f64)
     }),
     figure("whole pods' CPU, s", "pods_cpu_s", 3, |cell, _| Some(cell.on_cluster.as_ref()?.whole.cpu)),
-    figure("pod Ready p50, ms", "pod_ready_p50_ms", 0, |cell, _| cell.on_cluster.as_ref()?.ready.p50),
-    figure("pod Ready max, ms", "pod_ready_max_ms", 0, |cell, _| cell.on_cluster.as_ref()?.ready.max),
+    figure("pod Ready p50, ms", "pod_ready_p50_ms", 0, |cell, _| Some(cell.on_cluster.as_ref()?.ready_ms.0)),
+    figure("pod Ready max, ms", "pod_ready_max_ms", 0, |cell, _| Some(cell.on_cluster.as_ref()?.ready_ms.1)),
     figure("startup, ms", "startup_ms", 0, |cell, _| Some(cell.startup_ms)),
     figure("first delivery, ms", "first_delivery_ms", 1, |cell, _| cell.first_delivery_ms),
     figure("generator late p99, ms", "late_p99_ms", 3, |cell, _| cell.lateness.p99),

@@ -314,3 +314,37 @@ fn what_neighbours_notice_is_told() {
     );
     assert!(!slower.contains("CPU of the agents"), "{slower}");
 }
+
+/// Scenario: a comparison that was made on a cluster, where nobody reads processes; then one whose pods were on two nodes.
+/// Guarantees: what was not measured is not told as nothing, neither in the table nor as a ratio; memory is the working set; each container
+/// is told, with what is shared divided by the pods; what a cluster would take is not reckoned from several nodes.
+#[test]
+fn a_cluster_tells_what_it_can_and_no_more() {
+    use crate::kubernetes::{OnCluster, Used};
+    let mut comparison = comparison();
+    for cell in &mut comparison.cells {
+        let used = Used { count: 1, is_shared: cell.arm == "pillion", cpu: 0.5, idle_kib: 1_000, after_kib: 2_000 };
+        let containers = [("gateway".to_owned(), used)].into();
+        cell.on_cluster = Some(OnCluster { nodes: 1, ready_ms: (1_200.0, 3_400.0), containers, whole: used });
+        cell.held_after.working_set = Some(if cell.arm == "otelcol" { 50_000 } else { 10_000 });
+        cell.held_idle.working_set = cell.held_after.working_set;
+        cell.memory.after.pss = 0;
+    }
+    let (told, words) = (table(&comparison), verdict(&comparison).join("\n"));
+    let line = |start: &str| {
+        let line = told.lines().find(|line| line.starts_with(start)).unwrap_or_default();
+        line.split_ascii_whitespace().rev().take(3).collect::<Vec<_>>()
+    };
+    assert_eq!(line("PSS after"), ["-"; 3], "{told}");
+    assert_eq!(line("threads"), ["-"; 3], "{told}");
+    assert_eq!(line("pod Ready p50"), ["1200"; 3], "{told}");
+    assert_eq!(line("pillion gateway"), ["400", "200", "100.0"], "a fifth of each: {told}");
+    assert!(words.contains("working set after the load: pillion takes 0.20x") && !words.contains("PSS"), "{words}");
+    let memory = |comparison: &Comparison| {
+        Measured::all(comparison).iter().map(|arm| arm.memory_kib_per_pod).collect::<Vec<_>>()
+    };
+    assert_eq!(memory(&comparison), [2_000.0, 10_000.0]);
+    comparison.cells[4].on_cluster.as_mut().unwrap().nodes = 2;
+    let silent = cost(&comparison, &Cluster::default());
+    assert!(silent.contains("pods were on 2 nodes"), "{silent}");
+}

@@ -30,7 +30,7 @@ const COMPARED_ON_CLUSTER: [Compared; 6] = [
     ("CPU of the agents", |cell| Some(cell.cpu.arm / cell.requests.acknowledged as f64).filter(|cpu| cpu.is_finite())),
     ("working set after the load", |cell| Some(cell.held_after.working_set? as f64)),
     ("working set at idle", |cell| Some(cell.held_idle.working_set? as f64)),
-    ("time until a pod is Ready, p50", |cell| cell.on_cluster.as_ref()?.ready.p50),
+    ("time until a pod is Ready, p50", |cell| Some(cell.on_cluster.as_ref()?.ready_ms.0)),
     ("ack latency p50", |cell| cell.latency.p50().filter(|_| cell.void.is_none())),
     ("ack latency p99", |cell| cell.latency.p99().filter(|_| cell.void.is_none())),
 ];
