@@ -248,7 +248,9 @@ async fn drive(load: Load, target: Rc<dyn Target>, ledger: Arc<Ledger>, live: Ar
             biased;
             waited = timer.until(generator.started + Duration::from_nanos(next)) => {
                 waited?;
-                while schedule.peek().is_some_and(|at| at <= generator.elapsed()) {
+                // A rate that cannot be kept would never let go of this thread.
+                let stops = || generator.live.stop.load(Ordering::Relaxed);
+                while schedule.peek().is_some_and(|at| at <= generator.elapsed()) && !stops() {
                     if let Some(due) = schedule.next() {
                         generator.due(due, &mut under_way)?;
                     }

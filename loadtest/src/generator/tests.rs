@@ -139,3 +139,24 @@ fn refusals_and_broken_connections_are_told_apart() {
     assert!(gone.examples[0].contains("refused"), "{gone:?}");
     assert_eq!(world.judge.account(&world.ledger).acknowledged, 0);
 }
+
+/// Scenario: far more requests come due than can be made, nothing is answered, and the run is told to stop.
+/// Guarantees: it does, with the requests that are under way, long before it has caught up with what is due.
+#[test]
+fn a_rate_that_cannot_be_kept_can_be_stopped() {
+    let world = World::new();
+    world.sink.answer(Pace::Held);
+    let (live, per_second, seconds) = (Arc::new(Live::default()), 1e9, 0.1);
+    let for_stop = live.clone();
+    let stop = std::thread::spawn(move || {
+        while for_stop.due.load(Ordering::Relaxed) == 0 {
+            std::thread::yield_now();
+        }
+        for_stop.stop.store(true, Ordering::Relaxed);
+    });
+    let load = world.load(Transport::default(), Bounds::default(), per_second, seconds);
+    let ended = run(load, Rc::new(Here(world.sink.address())), world.ledger.clone(), live.clone());
+    stop.join().unwrap();
+    assert!(ended.is_err(), "{ended:?}");
+    assert!(live.due.load(Ordering::Relaxed) < 50_000_000);
+}
