@@ -132,4 +132,9 @@ fn a_second_signal_ends_a_run_that_hangs() {
     while Path::new("/proc").join(agent.pid.to_string()).exists() {
         std::thread::yield_now();
     }
+    // What a run that is ended at once leaves.
+    for group in groups(&agent).iter().filter(|group| group.is_dir()) {
+        std::fs::remove_dir(group).unwrap();
+        std::fs::remove_dir(group.parent().unwrap()).unwrap();
+    }
 }
