@@ -210,6 +210,8 @@ impl Drop for Agent {
 
 /// Asks again until a connection to every pod's agent is accepted.
 fn wait_for_ports(network: &Network, addresses: Vec<SocketAddr>) -> Result<()> {
+    use tokio::net::TcpSocket;
+
     use crate::generator::Target;
     std::thread::scope(|scope| {
         // A thread of its own, since asking moves it between the pods' networks.
@@ -225,7 +227,7 @@ fn wait_for_ports(network: &Network, addresses: Vec<SocketAddr>) -> Result<()> {
                         interval.tick().await;
                         interrupt::check()?;
                         let (socket, address) = target.socket(pod)?;
-                        match socket.connect(address).await {
+                        match TcpSocket::from_std_stream(socket.into()).connect(address).await {
                             Ok(_) => break,
                             Err(error) if Instant::now() > deadline => {
                                 return Err(error).with_context(|| format!("nobody listens on {address} in pod {pod}"));

@@ -7,26 +7,32 @@
 //!
 //! It never sends an item twice: who retries is the agent.
 
+mod answer;
+mod body;
+mod http1;
+mod http2;
 mod link;
-mod timer;
+mod out;
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use rustix::thread::set_current_timer_slack;
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpSocket;
-use tokio::runtime::LocalOptions;
-use tokio::task::JoinSet;
+use slab::Slab;
 
-use self::link::{Answer, Link};
-use self::timer::Timer;
+use self::answer::{Answer, Ended};
+use self::body::Bodies;
+use self::link::Links;
 use crate::histogram::Latencies;
 use crate::identity::Signal;
 use crate::ledger::Ledger;
@@ -35,13 +41,15 @@ use crate::schedule::{Due, Schedule};
 use crate::template::{Plan, Stamp};
 
 #[cfg(test)]
+mod chop;
+#[cfg(test)]
 mod tests;
 
 /// Errors that are kept word for word.
 const EXAMPLES_MAX: usize = 10;
 
-/// A timer that ends sooner than any request's timeout.
-const TIMER: Duration = Duration::from_millis(50);
+/// So often it is looked whether the run is to end early.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// OTLP's two transports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -88,8 +96,8 @@ impl Default for Transport {
 
 /// Where pods send to. Called on the generator's thread.
 pub trait Target {
-    /// A socket in the pod's network, not connected yet, and where it is to be connected to.
-    fn socket(&self, pod: usize) -> io::Result<(TcpSocket, SocketAddr)>;
+    /// A TCP socket in the pod's network, not connected yet, and where it is to be connected to.
+    fn socket(&self, pod: usize) -> io::Result<(OwnedFd, SocketAddr)>;
 }
 
 /// Every pod sends to the same address, from this process's network.
@@ -97,8 +105,8 @@ pub trait Target {
 pub struct Here(pub SocketAddr);
 
 impl Target for Here {
-    fn socket(&self, _pod: usize) -> io::Result<(TcpSocket, SocketAddr)> {
-        Ok((TcpSocket::new_v4()?, self.0))
+    fn socket(&self, _pod: usize) -> io::Result<(OwnedFd, SocketAddr)> {
+        Ok((tcp_socket()?, self.0))
     }
 }
 
@@ -179,21 +187,31 @@ pub struct Outcome {
 }
 
 struct Generator {
-    load: LoadParts,
+    plan: Arc<Plan>,
+    bounds: Bounds,
+    first_group: usize,
     ledger: Arc<Ledger>,
-    links: Vec<Link>,
-    pods: RefCell<Vec<Pod>>,
-    outcome: RefCell<Outcome>,
+    links: Links,
+    bodies: Bodies,
+    /// Under way, by the token that names each to the links.
+    calls: Slab<Call>,
+    /// None of them times out before this.
+    timeout_at: u64,
+    pods: Vec<Pod>,
+    outcome: Outcome,
     live: Arc<Live>,
     started: Instant,
     started_unix: u64,
 }
 
-struct LoadParts {
-    plan: Arc<Plan>,
-    transport: Transport,
-    bounds: Bounds,
-    first_group: usize,
+/// A request under way.
+#[derive(Debug, Clone, Copy)]
+struct Call {
+    due: Due,
+    first: u64,
+    items: usize,
+    connection: Option<usize>,
+    timeout_at: u64,
 }
 
 #[derive(Debug, Default)]
@@ -205,154 +223,185 @@ struct Pod {
 
 /// Runs to the end of the schedule and until every request has its answer or none. Blocks its thread.
 pub fn run(load: Load, target: Rc<dyn Target>, ledger: Arc<Ledger>, live: Arc<Live>) -> Result<Outcome> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
     let cpu = measure::thread_cpu_time()?;
-    // A task as all others: waking what `block_on` itself waits for, or a task of a LocalSet, costs a write to an eventfd.
-    let mut outcome = runtime.block_on(async move {
-        let mut driver = JoinSet::new();
-        let stopped = live.clone();
-        driver.spawn_local(drive(load, target, ledger, live));
-        // A timeout that would be the next timer of all wakes the runtime, by an eventfd again: now this one is.
-        driver.spawn_local(async move {
-            let mut interval = tokio::time::interval(TIMER);
-            loop {
-                interval.tick().await;
-                ensure!(!stopped.stop.load(Ordering::Relaxed), "the run was ended early");
-            }
-        });
-        driver.join_next().await.context("it is there")??
-    })?;
+    // Or the kernel lets the thread sleep for up to 50 us longer than asked.
+    set_current_timer_slack(NonZeroU64::new(1))?;
+    let outcome = drive(load, target, ledger, live);
+    set_current_timer_slack(None)?;
+    let mut outcome = outcome?;
     outcome.cpu = measure::thread_cpu_time()?.saturating_sub(cpu);
     Ok(outcome)
 }
 
-async fn drive(load: Load, target: Rc<dyn Target>, ledger: Arc<Ledger>, live: Arc<Live>) -> Result<Outcome> {
-    let Load { plan, mut schedule, transport, bounds, first_group } = load;
-    let links = (0..plan.pods).map(|pod| Link::new(target.clone(), pod, transport)).collect::<Result<_>>()?;
-    let pods = RefCell::new((0..plan.pods).map(|_| Pod::default()).collect());
+fn drive(load: Load, target: Rc<dyn Target>, ledger: Arc<Ledger>, live: Arc<Live>) -> Result<Outcome> {
+    let Load { plan, schedule, transport, bounds, first_group } = load;
     let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).context("a clock after 1970")?;
-    let generator = Rc::new(Generator {
-        load: LoadParts { plan, transport, bounds, first_group },
+    let mut generator = Generator {
+        bounds,
+        first_group,
         ledger,
-        links,
-        pods,
-        outcome: RefCell::default(),
+        links: Links::new(target, plan.pods, transport)?,
+        bodies: Bodies::new(transport),
+        calls: Slab::new(),
+        timeout_at: u64::MAX,
+        pods: (0..plan.pods).map(|_| Pod::default()).collect(),
+        plan,
+        outcome: Outcome::default(),
         live,
         started: Instant::now(),
         started_unix: u64::try_from(since_1970.as_nanos()).context("a clock before 2554")?,
-    });
-    let timer = Timer::new()?;
-    let mut under_way = JoinSet::new();
-    while let Some(next) = schedule.peek().filter(|_| !generator.live.stop.load(Ordering::Relaxed)) {
-        tokio::select! {
-            biased;
-            waited = timer.until(generator.started + Duration::from_nanos(next)) => {
-                waited?;
-                // A rate that cannot be kept would never let go of this thread.
-                let stops = || generator.live.stop.load(Ordering::Relaxed);
-                while schedule.peek().is_some_and(|at| at <= generator.elapsed()) && !stops() {
-                    if let Some(due) = schedule.next() {
-                        generator.due(due, &mut under_way)?;
-                    }
-                }
-            }
-            Some(ended) = under_way.join_next() => generator.ended(ended??, &mut under_way)?,
-        }
-    }
-    while let Some(ended) = under_way.join_next().await {
-        generator.ended(ended??, &mut under_way)?;
-    }
-    let mut outcome = generator.outcome.take();
+    };
+    generator.send_all(schedule)?;
+    let mut outcome = generator.outcome;
     outcome.took = generator.started.elapsed();
-    outcome.connections = generator.links.iter().map(Link::opened).sum();
+    outcome.connections = generator.links.opened();
     Ok(outcome)
 }
 
 impl Generator {
+    fn send_all(&mut self, mut schedule: Schedule) -> Result<()> {
+        let live = self.live.clone();
+        let stops = || live.stop.load(Ordering::Relaxed);
+        loop {
+            // First, since a request that is due may take the place or the connection of one that has ended.
+            self.links.look()?;
+            self.settle()?;
+            self.time_out()?;
+            ensure!(!stops(), "the run was ended early");
+            // A rate that cannot be kept would never let go of this thread.
+            while schedule.peek().is_some_and(|at| at <= self.elapsed()) && !stops() {
+                if let Some(due) = schedule.next() {
+                    self.due(due)?;
+                }
+            }
+            self.settle()?;
+            let next = schedule.peek();
+            if next.is_none() && self.calls.is_empty() {
+                return Ok(());
+            }
+            let until = next.unwrap_or(u64::MAX).min(self.timeout_at);
+            let time = Duration::from_nanos(until.saturating_sub(self.elapsed()));
+            self.links.wait(time.min(LOOK))?;
+        }
+    }
+
+    /// Nanoseconds since the start.
     fn elapsed(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// A request has come due.
-    fn due(self: &Rc<Self>, due: Due, under_way: &mut JoinSet<Result<u16>>) -> Result<()> {
+    fn due(&mut self, due: Due) -> Result<()> {
         self.live.due.fetch_add(1, Ordering::Relaxed);
-        {
-            let mut outcome = self.outcome.borrow_mut();
-            outcome.due += 1;
-            outcome.lateness.record_ns(self.elapsed().saturating_sub(due.at));
-            let mut pods = self.pods.borrow_mut();
-            let pod = &mut pods[usize::from(due.pod)];
-            if pod.outstanding >= self.load.bounds.outstanding {
-                if pod.waiting.len() < self.load.bounds.waiting {
-                    pod.waiting.push_back(due);
-                } else {
-                    outcome.unsent += 1;
-                    outcome.latencies[self.group(due.pod)].record_unanswered();
-                }
-                return Ok(());
-            }
+        self.outcome.due += 1;
+        self.outcome.lateness.record_ns(self.elapsed().saturating_sub(due.at));
+        let pod = &mut self.pods[usize::from(due.pod)];
+        if pod.outstanding < self.bounds.outstanding {
             pod.outstanding += 1;
+            return self.start(due);
         }
-        self.start(due, under_way)
+        if pod.waiting.len() < self.bounds.waiting {
+            pod.waiting.push_back(due);
+        } else {
+            self.outcome.unsent += 1;
+            let group = self.group(due.pod);
+            self.outcome.latencies[group].record_unanswered();
+        }
+        Ok(())
     }
 
-    /// A request has ended: the pod's next one, if one waits, takes its place.
-    fn ended(self: &Rc<Self>, pod: u16, under_way: &mut JoinSet<Result<u16>>) -> Result<()> {
-        let next = {
-            let mut pods = self.pods.borrow_mut();
-            let pod = &mut pods[usize::from(pod)];
-            let next = pod.waiting.pop_front();
-            pod.outstanding -= usize::from(next.is_none());
-            next
-        };
-        next.map_or(Ok(()), |due| self.start(due, under_way))
-    }
-
-    fn start(self: &Rc<Self>, due: Due, under_way: &mut JoinSet<Result<u16>>) -> Result<()> {
-        let templates = self.load.plan.templates(due.signal);
-        let variant = {
-            let mut pods = self.pods.borrow_mut();
-            let pod = &mut pods[usize::from(due.pod)];
-            pod.requests += 1;
-            (pod.requests + usize::from(due.pod)) % templates.len()
-        };
+    fn start(&mut self, due: Due) -> Result<()> {
+        let templates = self.plan.templates(due.signal);
+        let pod = &mut self.pods[usize::from(due.pod)];
+        pod.requests += 1;
+        let variant = (pod.requests + usize::from(due.pod)) % templates.len();
         let template = &templates[variant];
         let items = template.items();
         let taken = self.ledger.take(due.pod, due.signal, items);
         let first = taken.ok().context("the run is too long: the account of its items is full")?;
-        let prefix = if self.load.transport.protocol == Protocol::Grpc { 5 } else { 0 };
-        let mut message = Vec::with_capacity(prefix + template.len());
-        message.resize(prefix, 0);
-        let variant = u8::try_from(variant).expect("at most VARIANTS_MAX templates");
-        let stamp = Stamp { pod: due.pod, variant, first, time: self.started_unix + due.at };
-        template.write(due.signal, &self.load.plan.ids, stamp, &mut message);
-        let body = link::body(message, self.load.transport)?;
-        self.outcome.borrow_mut().bytes += body.len() as u64;
-        let generator = self.clone();
-        under_way.spawn_local(async move {
-            let link = &generator.links[usize::from(due.pod)];
-            let sent = tokio::time::timeout(generator.load.bounds.timeout, link.send(due.signal, body));
-            let answer = sent.await;
-            let latency = Duration::from_nanos(generator.elapsed().saturating_sub(due.at));
-            if matches!(answer, Ok(Ok(Answer::Accepted))) {
-                generator.ledger.acknowledge(due.pod, due.signal, first, items);
-                generator.live.acknowledged.fetch_add(1, Ordering::Relaxed);
+        let now = self.elapsed();
+        let stamp = Stamp {
+            pod: due.pod,
+            variant: u8::try_from(variant).context("at most VARIANTS_MAX templates")?,
+            first,
+            time: self.started_unix + now,
+        };
+        let body = self.bodies.make(|out| template.write(due.signal, &self.plan.ids, stamp, out))?;
+        self.outcome.bytes += body.len() as u64;
+        let timeout = u64::try_from(self.bounds.timeout.as_nanos()).unwrap_or(u64::MAX);
+        let timeout_at = now.saturating_add(timeout);
+        let token = self.calls.insert(Call { due, first, items, connection: None, timeout_at });
+        self.calls[token].connection = self.links.send(token, usize::from(due.pod), due.signal, body);
+        self.timeout_at = self.timeout_at.min(timeout_at);
+        Ok(())
+    }
+
+    /// Counts what has ended. What waited for that is sent, and may end at once.
+    fn settle(&mut self) -> Result<()> {
+        loop {
+            let mut ends = self.links.ends();
+            if ends.is_empty() {
+                return Ok(());
             }
-            let group = generator.group(due.pod);
-            generator.outcome.borrow_mut().count(answer.ok(), group, latency);
-            Ok(due.pod)
-        });
+            for Ended { token, answer } in ends.drain(..) {
+                if let Some(call) = self.calls.try_remove(token) {
+                    self.ended(call, Some(answer))?;
+                }
+            }
+            self.links.reuse(ends);
+        }
+    }
+
+    /// A request has ended; `None`: no answer in time. The pod's next one, if one waits, takes its place.
+    fn ended(&mut self, call: Call, answer: Option<Result<Answer, String>>) -> Result<()> {
+        let Due { at, pod, signal } = call.due;
+        let latency = Duration::from_nanos(self.elapsed().saturating_sub(at));
+        if answer == Some(Ok(Answer::Accepted)) {
+            self.ledger.acknowledge(pod, signal, call.first, call.items);
+            self.live.acknowledged.fetch_add(1, Ordering::Relaxed);
+        }
+        self.outcome.count(answer, self.group(pod), latency);
+        let pod = &mut self.pods[usize::from(pod)];
+        match pod.waiting.pop_front() {
+            Some(due) => self.start(due),
+            None => {
+                pod.outstanding -= 1;
+                Ok(())
+            }
+        }
+    }
+
+    /// Gives up what has had no answer for too long. All are looked at, but at most once in the time that each of them has.
+    fn time_out(&mut self) -> Result<()> {
+        let now = self.elapsed();
+        if now < self.timeout_at {
+            return Ok(());
+        }
+        let is_over = |call: &Call| call.timeout_at <= now;
+        let over: Vec<usize> = self.calls.iter().filter(|(_, call)| is_over(call)).map(|(token, _)| token).collect();
+        for token in over {
+            // A connection that broke meanwhile has ended it, and its token may name a later one.
+            let Some(call) = self.calls.get(token).copied().filter(is_over) else { continue };
+            if let Some(connection) = call.connection {
+                self.links.cancel(token, connection);
+            }
+            self.calls.remove(token);
+            // What ended with it, before its token is given away.
+            self.settle()?;
+            self.ended(call, None)?;
+        }
+        self.timeout_at = self.calls.iter().map(|(_, call)| call.timeout_at).min().unwrap_or(u64::MAX);
         Ok(())
     }
 
     fn group(&self, pod: u16) -> usize {
-        usize::from(usize::from(pod) >= self.load.first_group)
+        usize::from(usize::from(pod) >= self.first_group)
     }
 }
 
 impl Outcome {
     /// One request's end; `None`: no answer in time.
-    fn count(&mut self, answer: Option<Result<Answer>>, group: usize, latency: Duration) {
+    fn count(&mut self, answer: Option<Result<Answer, String>>, group: usize, latency: Duration) {
         match answer {
             Some(Ok(Answer::Accepted)) => {
                 self.acknowledged += 1;
@@ -361,9 +410,8 @@ impl Outcome {
             }
             Some(Ok(Answer::Partly)) => self.partly += 1,
             Some(Ok(Answer::Refused(status))) => *self.refused.entry(status).or_default() += 1,
-            Some(Err(error)) => {
+            Some(Err(words)) => {
                 self.failed += 1;
-                let words = format!("{error:#}");
                 if self.examples.len() < EXAMPLES_MAX && !self.examples.contains(&words) {
                     self.examples.push(words);
                 }
@@ -412,4 +460,10 @@ impl Outcome {
 /// The signals that a plan has requests of, as shares of equal size.
 pub fn equal_shares(plan: &Plan) -> [f64; 3] {
     Signal::ALL.map(|signal| if plan.templates(signal).is_empty() { 0.0 } else { 1.0 })
+}
+
+/// A TCP socket that blocks nobody, in the network that the thread is in.
+pub(crate) fn tcp_socket() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?)
 }

@@ -14,15 +14,14 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use tokio::net::TcpSocket;
 
-use crate::generator::Target;
+use crate::generator::{Target, tcp_socket};
 
 /// Pairs that 10.88.0.0/16 has room for.
 const PAIRS_MAX: usize = 1 << 14;
@@ -168,11 +167,11 @@ pub struct PodSockets {
 }
 
 impl Target for PodSockets {
-    fn socket(&self, pod: usize) -> io::Result<(TcpSocket, SocketAddr)> {
+    fn socket(&self, pod: usize) -> io::Result<(OwnedFd, SocketAddr)> {
         if let Some(namespaces) = &self.namespaces {
             enter(&namespaces[pod])?;
         }
-        Ok((TcpSocket::new_v4()?, self.addresses[pod]))
+        Ok((tcp_socket()?, self.addresses[pod]))
     }
 }
 

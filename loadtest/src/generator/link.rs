@@ -1,248 +1,329 @@
-//! A pod's connections: gRPC or HTTP/1.1, kept or opened for each request.
+//! The pods' connections: which of them a request takes, and what is written to and read from their sockets.
+//!
+//! All of them are in one epoll, edge by edge, so that a request costs no call but those that send, wait and read. A connection
+//! that breaks takes its requests with it; the next request opens another.
 
-use std::cell::{Cell, RefCell};
 use std::io;
+use std::mem;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
-use bytes::{Bytes, BytesMut};
-use h2::client::SendRequest;
-use http::{HeaderMap, Request, Uri};
-use http_body_util::{BodyExt, Full};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
-use tokio::sync::Mutex;
-use tokio::task::JoinSet;
+use anyhow::{Context, Result, anyhow};
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
+use rustix::io::{Errno, ioctl_fionbio};
+use rustix::net::{RecvFlags, SendFlags, connect, recv, send, sockopt};
+use slab::Slab;
 
-use super::{Compression, Protocol, Target, Transport};
+use super::answer::Ended;
+use super::http1::Http1;
+use super::http2::Http2;
+use super::out::Out;
+use super::{Protocol, Target, Transport};
 use crate::identity::Signal;
-use crate::item::messages;
-use crate::wire::{Fields, Value};
 
-/// How a request was answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Answer {
-    /// All of it was accepted.
-    Accepted,
-    /// gRPC's or HTTP's status of a refusal.
-    Refused(u32),
-    /// Accepted but for some items.
-    Partly,
-}
+/// Bytes that are read at once.
+const READ_MAX: usize = 64 << 10;
 
-/// One pod's.
-pub(super) struct Link {
+/// Connections of which something is heard at once.
+const EVENTS_MAX: usize = 128;
+
+/// All pods' connections.
+pub(super) struct Links {
     target: Rc<dyn Target>,
-    pod: usize,
     transport: Transport,
+    epoll: OwnedFd,
+    events: Vec<epoll::Event>,
+    connections: Slab<Connection>,
+    pods: Vec<Lines>,
+    opened: u32,
+    buffer: Vec<u8>,
+    ends: Vec<Ended>,
+}
+
+/// A pod's connections.
+#[derive(Debug, Default)]
+struct Lines {
     /// gRPC: shared by the requests, in turn.
-    streams: Vec<Mutex<Option<Http2>>>,
-    turn: Cell<usize>,
+    streams: Vec<Option<usize>>,
+    turn: usize,
     /// HTTP/1.1: those that nobody uses now.
-    idle: RefCell<Vec<Http1>>,
-    uris: [Uri; 3],
-    opened: Cell<u64>,
+    idle: Vec<usize>,
 }
 
-struct Http2 {
-    sender: SendRequest<Bytes>,
-    number: u64,
-    _driver: JoinSet<()>,
+struct Connection {
+    socket: OwnedFd,
+    address: SocketAddr,
+    /// Of all that were opened: a key is used again.
+    number: u32,
+    pod: usize,
+    is_connected: bool,
+    talk: Talk,
 }
 
-struct Http1 {
-    sender: hyper::client::conn::http1::SendRequest<Full<Bytes>>,
-    _driver: JoinSet<()>,
+enum Talk {
+    Grpc(Http2),
+    Http(Http1),
 }
 
-impl Link {
-    pub(super) fn new(target: Rc<dyn Target>, pod: usize, transport: Transport) -> Result<Self> {
-        let uri = |signal: Signal| match transport.protocol {
-            Protocol::Grpc => format!("http://localhost{}", signal.grpc_path()).parse(),
-            // HTTP/1.1 has a path in its request line.
-            Protocol::Http => signal.http_path().parse(),
-        };
-        let uris = [uri(Signal::Traces)?, uri(Signal::Metrics)?, uri(Signal::Logs)?];
-        let streams = (0..transport.connections.max(1)).map(|_| Mutex::new(None)).collect();
-        let (turn, opened) = (Cell::new(0), Cell::new(0));
-        Ok(Self { target, pod, transport, streams, turn, idle: RefCell::default(), uris, opened })
+impl Links {
+    pub(super) fn new(target: Rc<dyn Target>, pods: usize, transport: Transport) -> Result<Self> {
+        let lines = || Lines { streams: vec![None; transport.connections.max(1)], ..Lines::default() };
+        Ok(Self {
+            target,
+            transport,
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            events: Vec::with_capacity(EVENTS_MAX),
+            connections: Slab::new(),
+            pods: (0..pods).map(|_| lines()).collect(),
+            opened: 0,
+            buffer: vec![0; READ_MAX],
+            ends: Vec::new(),
+        })
     }
 
     /// Connections opened so far.
     pub(super) fn opened(&self) -> u64 {
-        self.opened.get()
+        self.opened.into()
     }
 
-    /// Sends a body that is compressed and framed already.
-    pub(super) async fn send(&self, signal: Signal, body: Bytes) -> Result<Answer> {
-        match self.transport.protocol {
-            Protocol::Grpc => self.grpc(signal, body).await,
-            Protocol::Http => self.http(signal, body).await,
+    /// Sends a body that is compressed and framed already. How it ends is among [`Links::ends`], maybe at once. Returns the
+    /// connection that it took, if there is one.
+    pub(super) fn send(&mut self, token: usize, pod: usize, signal: Signal, body: &[u8]) -> Option<usize> {
+        match self.connection(pod) {
+            Ok(key) => {
+                match &mut self.connections[key].talk {
+                    Talk::Grpc(talk) => talk.start(token, signal, body),
+                    Talk::Http(talk) => talk.start(token, signal, body),
+                }
+                self.flush(key);
+                Some(key)
+            }
+            Err(error) => {
+                self.ends.push(Ended { token, answer: Err(format!("{error:#}")) });
+                None
+            }
         }
     }
 
-    async fn connect(&self) -> Result<TcpStream> {
-        self.opened.set(self.opened.get() + 1);
-        let (socket, address) = self.target.socket(self.pod)?;
-        let stream = socket.connect(address).await.with_context(|| format!("connecting to {address}"))?;
-        stream.set_nodelay(true)?;
-        Ok(stream)
+    /// Gives up a request that has not ended, on the connection that it took.
+    pub(super) fn cancel(&mut self, token: usize, key: usize) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        match &mut connection.talk {
+            Talk::Grpc(talk) => {
+                talk.cancel(token);
+                self.flush(key);
+                self.settle(key);
+            }
+            Talk::Http(_) => self.close(key),
+        }
     }
 
-    async fn open_http2(&self) -> Result<Http2> {
-        let stream = self.connect().await?;
-        let (sender, connection) = h2::client::Builder::new()
-            .initial_window_size(1 << 20)
-            .initial_connection_window_size(4 << 20)
-            .handshake(stream)
-            .await?;
-        let mut driver = JoinSet::new();
-        // The requests that are in flight report its error.
-        driver.spawn_local(async move { drop(connection.await) });
-        Ok(Http2 { sender, number: self.opened.get(), _driver: driver })
+    /// How requests have ended since this was last asked.
+    pub(super) fn ends(&mut self) -> Vec<Ended> {
+        mem::take(&mut self.ends)
     }
 
-    async fn grpc(&self, signal: Signal, body: Bytes) -> Result<Answer> {
-        let request = Request::post(self.uris[signal.index()].clone())
-            .header("content-type", "application/grpc")
-            .header("te", "trailers");
-        let request = match self.transport.compression.name() {
-            None => request.body(())?,
-            Some(name) => request.header("grpc-encoding", name).body(())?,
+    /// Takes back what [`Links::ends`] gave, emptied, to be used again.
+    pub(super) fn reuse(&mut self, mut ends: Vec<Ended>) {
+        if self.ends.is_empty() {
+            ends.clear();
+            self.ends = ends;
+        }
+    }
+
+    /// Returns when something has arrived, or at the end of that time.
+    pub(super) fn wait(&self, time: Duration) -> io::Result<()> {
+        let time =
+            Timespec { tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX), tv_nsec: time.subsec_nanos().into() };
+        // Not with the epoll itself, whose time is in milliseconds.
+        match poll(&mut [PollFd::new(&self.epoll, PollFlags::IN)], Some(&time)) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Handles what has arrived.
+    pub(super) fn look(&mut self) -> io::Result<()> {
+        loop {
+            let mut events = mem::take(&mut self.events);
+            events.clear();
+            epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&Timespec::default()))?;
+            let is_all = events.len() < EVENTS_MAX;
+            for event in &events {
+                let (data, flags) = (event.data.u64(), event.flags);
+                self.happened(data, flags);
+            }
+            self.events = events;
+            if is_all {
+                return Ok(());
+            }
+        }
+    }
+
+    fn happened(&mut self, data: u64, flags: epoll::EventFlags) {
+        let Some((key, number)) = keyed(data) else { return };
+        let Some(connection) = self.connections.get_mut(key).filter(|connection| connection.number == number) else {
+            return;
         };
-        if !self.transport.keep {
-            let connection = self.open_http2().await?;
-            return call(connection.sender.clone(), request, body).await;
-        }
-        let turn = self.turn.get();
-        self.turn.set((turn + 1) % self.streams.len());
-        let slot = &self.streams[turn];
-        let (sender, number) = {
-            let mut slot = slot.lock().await;
-            let connection = match slot.take() {
-                Some(connection) => connection,
-                None => self.open_http2().await?,
+        if !connection.is_connected {
+            let connected = match sockopt::socket_error(&connection.socket) {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(error)) | Err(error) => Err(error),
             };
-            let used = (connection.sender.clone(), connection.number);
-            *slot = Some(connection);
-            used
-        };
-        let answer = call(sender, request, body).await;
-        if answer.is_err() {
-            let mut slot = slot.lock().await;
-            if slot.as_ref().is_some_and(|connection| connection.number == number) {
-                *slot = None;
+            if let Err(error) = connected {
+                let words = format!("connecting to {}: {}", connection.address, io::Error::from(error));
+                return self.broken(key, &words);
+            }
+            connection.is_connected = flags.contains(epoll::EventFlags::OUT);
+        }
+        let ends = flags.intersects(epoll::EventFlags::RDHUP | epoll::EventFlags::HUP | epoll::EventFlags::ERR);
+        if (ends || flags.contains(epoll::EventFlags::IN))
+            && let Err(error) = self.read(key, ends)
+        {
+            return self.broken(key, &format!("{error:#}"));
+        }
+        self.flush(key);
+        self.settle(key);
+    }
+
+    fn read(&mut self, key: usize, to_end: bool) -> Result<()> {
+        let connection = &mut self.connections[key];
+        loop {
+            let count = match recv(&connection.socket, &mut self.buffer[..], RecvFlags::DONTWAIT) {
+                Ok((count, _)) => count,
+                Err(Errno::AGAIN) => return Ok(()),
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(error).context("reading"),
+            };
+            match &mut connection.talk {
+                Talk::Http(talk) => talk.receive(&self.buffer[..count], count == 0, &mut self.ends)?,
+                Talk::Grpc(_) if count == 0 => return Err(anyhow!("the peer closed the connection")),
+                Talk::Grpc(talk) => talk.receive(&self.buffer[..count], &mut self.ends)?,
+            }
+            if count == 0 || (count < READ_MAX && !to_end) {
+                return Ok(());
             }
         }
-        answer
     }
 
-    async fn http(&self, signal: Signal, body: Bytes) -> Result<Answer> {
-        let kept = self.idle.borrow_mut().pop().filter(|connection| !connection.sender.is_closed());
-        let mut connection = match kept {
-            Some(connection) => connection,
-            None => {
-                let (sender, driver) =
-                    hyper::client::conn::http1::handshake(TokioIo::new(self.connect().await?)).await?;
-                let mut drivers = JoinSet::new();
-                drivers.spawn_local(async move { drop(driver.await) });
-                Http1 { sender, _driver: drivers }
+    /// Writes what is to be sent, as far as the socket takes it.
+    fn flush(&mut self, key: usize) {
+        let Some(connection) = self.connections.get_mut(key).filter(|connection| connection.is_connected) else {
+            return;
+        };
+        let out = connection.talk.out();
+        while !out.is_empty() {
+            match send(&connection.socket, out.unsent(), SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+                Ok(count) => out.advance(count),
+                Err(Errno::INTR) => {}
+                // There is an edge when there is room.
+                Err(Errno::AGAIN) => return,
+                Err(error) => return self.broken(key, &format!("writing: {}", io::Error::from(error))),
+            }
+        }
+    }
+
+    /// The connection for a pod's next request.
+    fn connection(&mut self, pod: usize) -> Result<usize> {
+        let lines = &mut self.pods[pod];
+        match (self.transport.protocol, self.transport.keep) {
+            (_, false) => self.open(pod),
+            (Protocol::Http, true) => lines.idle.pop().map_or_else(|| self.open(pod), Ok),
+            (Protocol::Grpc, true) => {
+                let turn = lines.turn;
+                lines.turn = (turn + 1) % lines.streams.len();
+                if let Some(key) = lines.streams[turn] {
+                    return Ok(key);
+                }
+                let key = self.open(pod)?;
+                self.pods[pod].streams[turn] = Some(key);
+                Ok(key)
+            }
+        }
+    }
+
+    fn open(&mut self, pod: usize) -> Result<usize> {
+        self.opened += 1;
+        let (socket, address) = self.target.socket(pod)?;
+        ioctl_fionbio(&socket, true)?;
+        sockopt::set_tcp_nodelay(&socket, true)?;
+        let is_connected = match connect(&socket, &address) {
+            Ok(()) => true,
+            Err(Errno::INPROGRESS) => false,
+            Err(error) => return Err(error).with_context(|| format!("connecting to {address}")),
+        };
+        let (encoding, number) = (self.transport.compression.name(), self.opened);
+        let talk = match self.transport.protocol {
+            Protocol::Grpc => Talk::Grpc(Http2::new(encoding)),
+            Protocol::Http => Talk::Http(Http1::new(encoding, self.transport.keep)),
+        };
+        let entry = self.connections.vacant_entry();
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
+        let data = u64::from(number) << 32 | u64::try_from(entry.key()).context("too many connections")?;
+        epoll::add(&self.epoll, &socket, epoll::EventData::new_u64(data), flags)?;
+        let key = entry.key();
+        entry.insert(Connection { socket, address, number, pod, is_connected, talk });
+        Ok(key)
+    }
+
+    /// After something was heard: closes what is of no more use, and keeps what may be used again.
+    fn settle(&mut self, key: usize) {
+        let Some(connection) = self.connections.get(key) else { return };
+        let (pod, keep) = (connection.pod, self.transport.keep);
+        let is_over = match &connection.talk {
+            Talk::Grpc(talk) => {
+                if !talk.is_open() {
+                    self.pods[pod].forget(key);
+                }
+                talk.is_idle() && !(keep && talk.is_open())
+            }
+            Talk::Http(talk) => {
+                let idle = &mut self.pods[pod].idle;
+                if talk.is_open() && keep && !idle.contains(&key) {
+                    idle.push(key);
+                }
+                talk.is_closing() || (talk.is_open() && !keep)
             }
         };
-        let mut request = Request::post(self.uris[signal.index()].clone())
-            .header("host", "localhost:4318")
-            .header("content-type", "application/x-protobuf");
-        if let Some(name) = self.transport.compression.name() {
-            request = request.header("content-encoding", name);
+        if is_over {
+            self.close(key);
         }
-        if !self.transport.keep {
-            request = request.header("connection", "close");
-        }
-        let response = connection.sender.send_request(request.body(Full::new(body))?).await?;
-        let status = response.status().as_u16();
-        let answer = response.into_body().collect().await?.to_bytes();
-        if self.transport.keep && connection.sender.ready().await.is_ok() {
-            self.idle.borrow_mut().push(connection);
-        }
-        Ok(match status {
-            200 if rejects_some(&answer) => Answer::Partly,
-            200 => Answer::Accepted,
-            status => Answer::Refused(status.into()),
-        })
+    }
+
+    fn broken(&mut self, key: usize, words: &str) {
+        let abandoned = match &mut self.connections[key].talk {
+            Talk::Grpc(talk) => talk.abandon(),
+            Talk::Http(talk) => talk.abandon().into_iter().collect(),
+        };
+        self.ends.extend(abandoned.into_iter().map(|token| Ended { token, answer: Err(words.to_owned()) }));
+        self.close(key);
+    }
+
+    fn close(&mut self, key: usize) {
+        let connection = self.connections.remove(key);
+        self.pods[connection.pod].forget(key);
     }
 }
 
-async fn call(sender: SendRequest<Bytes>, request: Request<()>, body: Bytes) -> Result<Answer> {
-    let (response, mut stream) = sender.ready().await?.send_request(request, false)?;
-    // Without waiting for capacity: headers and body leave in one write. What waits for a window is bounded by the requests
-    // that may be under way.
-    stream.send_data(body, true)?;
-    let response = response.await?;
-    if let Some(status) = grpc_status(response.headers()) {
-        return Ok(if status == 0 { Answer::Accepted } else { Answer::Refused(status) });
-    }
-    let mut answer = response.into_body();
-    let mut message = BytesMut::new();
-    while let Some(chunk) = answer.data().await {
-        let chunk = chunk?;
-        answer.flow_control().release_capacity(chunk.len())?;
-        message.extend_from_slice(&chunk);
-    }
-    let trailers = answer.trailers().await?.context("the response has no trailers")?;
-    match grpc_status(&trailers).context("the trailers have no grpc-status")? {
-        0 if message.len() > 5 && rejects_some(&message[5..]) => Ok(Answer::Partly),
-        0 => Ok(Answer::Accepted),
-        status => Ok(Answer::Refused(status)),
+impl Lines {
+    fn forget(&mut self, key: usize) {
+        self.streams.iter_mut().filter(|stream| **stream == Some(key)).for_each(|stream| *stream = None);
+        self.idle.retain(|idle| *idle != key);
     }
 }
 
-fn grpc_status(headers: &HeaderMap) -> Option<u32> {
-    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
-}
-
-/// Whether an Export*ServiceResponse says that items were rejected: partial_success 1, rejected 1.
-fn rejects_some(response: &[u8]) -> bool {
-    messages(response, 1).map_while(Result::ok).any(|(partial, _)| {
-        Fields::of(partial).map_while(Result::ok).any(|field| field.number == 1 && field.value != Value::Varint(0))
-    })
-}
-
-impl Compression {
-    fn name(self) -> Option<&'static str> {
+impl Talk {
+    fn out(&mut self) -> &mut Out {
         match self {
-            Self::None => None,
-            Self::Gzip => Some("gzip"),
-            Self::Zstd => Some("zstd"),
+            Self::Grpc(talk) => talk.out(),
+            Self::Http(talk) => talk.out(),
         }
     }
 }
 
-/// The body of a request: compressed as told, and framed for gRPC.
-pub(super) fn body(message: Vec<u8>, transport: Transport) -> Result<Bytes> {
-    let prefix = match transport.protocol {
-        Protocol::Grpc => 5,
-        Protocol::Http => 0,
-    };
-    // Without compression the prefix is already in front of the message: see `Generator::prepare`.
-    let mut out = match transport.compression {
-        Compression::None => message,
-        Compression::Gzip => {
-            let out = vec![0; prefix];
-            let mut encoder = flate2::write::GzEncoder::new(out, flate2::Compression::new(6));
-            io::Write::write_all(&mut encoder, &message[prefix..])?;
-            encoder.finish()?
-        }
-        Compression::Zstd => {
-            let mut encoder = zstd::stream::write::Encoder::new(vec![0; prefix], 3)?;
-            io::Write::write_all(&mut encoder, &message[prefix..])?;
-            encoder.finish()?
-        }
-    };
-    if prefix > 0 {
-        let length = u32::try_from(out.len() - prefix).map_err(|_| anyhow!("a message above 4 GiB"))?;
-        let Some((flag, rest)) = out.split_first_mut() else { bail!("the prefix is there") };
-        *flag = u8::from(transport.compression != Compression::None);
-        rest[..4].copy_from_slice(&length.to_be_bytes());
-    }
-    Ok(Bytes::from(out))
+/// A connection's key and number.
+fn keyed(data: u64) -> Option<(usize, u32)> {
+    Some((usize::try_from(data & u64::from(u32::MAX)).ok()?, u32::try_from(data >> 32).ok()?))
 }
