@@ -262,9 +262,12 @@ impl Generator {
     fn send_all(&mut self, mut schedule: Schedule) -> Result<()> {
         let live = self.live.clone();
         let stops = || live.stop.load(Ordering::Relaxed);
+        let mut has_arrived = false;
         loop {
             // First, since a request that is due may take the place or the connection of one that has ended.
-            self.links.look()?;
+            if has_arrived {
+                self.links.look()?;
+            }
             self.settle()?;
             self.time_out()?;
             ensure!(!stops(), "the run was ended early");
@@ -281,7 +284,7 @@ impl Generator {
             }
             let until = next.unwrap_or(u64::MAX).min(self.timeout_at);
             let time = Duration::from_nanos(until.saturating_sub(self.elapsed()));
-            self.links.wait(time.min(LOOK))?;
+            has_arrived = self.links.wait(time.min(LOOK))?;
         }
     }
 

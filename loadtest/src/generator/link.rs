@@ -133,13 +133,14 @@ impl Links {
         }
     }
 
-    /// Returns when something has arrived, or at the end of that time.
-    pub(super) fn wait(&self, time: Duration) -> io::Result<()> {
+    /// Returns when something has arrived, or at the end of that time: then false.
+    pub(super) fn wait(&self, time: Duration) -> io::Result<bool> {
         let time =
             Timespec { tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX), tv_nsec: time.subsec_nanos().into() };
         // Not with the epoll itself, whose time is in milliseconds.
         match poll(&mut [PollFd::new(&self.epoll, PollFlags::IN)], Some(&time)) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Ok(count) => Ok(count > 0),
+            Err(Errno::INTR) => Ok(true),
             Err(error) => Err(error.into()),
         }
     }
