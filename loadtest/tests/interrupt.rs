@@ -1,6 +1,6 @@
 //! What Ctrl-C, SIGTERM and a supervisor's death leave behind: nothing.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -132,9 +132,14 @@ fn a_second_signal_ends_a_run_that_hangs() {
     while Path::new("/proc").join(agent.pid.to_string()).exists() {
         std::thread::yield_now();
     }
-    // What a run that is ended at once leaves.
-    for group in groups(&agent).iter().filter(|group| group.is_dir()) {
-        std::fs::remove_dir(group).unwrap();
-        std::fs::remove_dir(group.parent().unwrap()).unwrap();
+    // What a run that is ended at once leaves: a group for each agent, in one for all of them.
+    for group in groups(&agent).iter().filter(|group| group.is_dir()).map(|group| group.parent().unwrap()) {
+        let agents = std::fs::read_dir(group).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir());
+        for group in agents.chain([group.to_owned()]) {
+            // The kernel takes a process out of its group some time after it is gone.
+            while std::fs::remove_dir(&group).is_err_and(|error| error.kind() == ErrorKind::ResourceBusy) {
+                std::thread::yield_now();
+            }
+        }
     }
 }
