@@ -123,7 +123,7 @@ pub fn run(request: Request<'_>, site: &Site, arms: &[Arm], say: &mut dyn FnMut(
     check(&request.scenario)?;
     let conductor = Conductor::bind((Ipv4Addr::UNSPECIFIED, site.conductor.port()).into())?;
     let limits = format!(
-        "{AGENT_MEMORY_MIB} MiB of memory a sidecar, Pillion's containers as installed, no limit of processors; CPU and working set \
+        "{AGENT_MEMORY_MIB} MiB of memory a sidecar, Pillion's containers as installed, no limit of processors and as many workers as each has by itself; CPU and working set \
          as the kubelet counts them, up to 15 s of idleness around the load included. Not measured on a cluster: PSS, private \
          memory, threads, descriptors, context switches, memory under load. Nothing is pinned; delivery times rely on the \
          nodes' clocks"

@@ -7,7 +7,8 @@
 //!            nothing). No verdict where the interval includes 1, or from fewer than five rounds. Rounds in which either run was
 //!            void, or one acknowledged less of the load than the other, are not compared; one without an answer ends the matter.
 //! slow tail  p99.9 (of a short run, p99) against p50 at least TAIL times worse than without an agent in the same round, in every round, and above
-//!            TAIL_MS: some requests wait for something that is not the load
+//!            TAIL_MS: some requests wait for something that is not the load. On a cluster, only where others kept at most OTHERS_MAX
+//!            processors busy
 //! ```
 
 use fastrand::Rng;
@@ -32,6 +33,9 @@ const ACKNOWLEDGED_ALIKE: f64 = 0.01;
 const DISTURBED: f64 = 3.0;
 
 const TAIL: f64 = 5.0;
+/// Processors that others may keep busy before the reader is told.
+pub(crate) const OTHERS_MAX: f64 = 0.25;
+
 const TAIL_MS: f64 = 10.0;
 
 /// How much more of something one arm takes than another.
@@ -116,6 +120,10 @@ fn slow_tail(arm: &str, cells: &[Cell]) -> Option<String> {
     let mut rounds = 0;
     for cell in cells.iter().filter(|cell| cell.arm == arm && arm != "direct") {
         let direct = cells.iter().find(|other| other.arm == "direct" && other.round == cell.round)?;
+        // Nothing has processors of its own on a cluster: where others work as well, a tail may be theirs.
+        if [cell, direct].iter().any(|cell| cell.on_cluster.is_some() && cell.cpu.others() > OTHERS_MAX) {
+            return None;
+        }
         let ((p999, own), (_, without)) = (tail(cell)?, tail(direct)?);
         if p999 < TAIL_MS || own < TAIL * without.max(1.0) {
             return None;

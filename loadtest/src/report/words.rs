@@ -2,13 +2,10 @@
 
 use crate::cell::Cell;
 use crate::compare::{About, Comparison};
-use crate::verdict::{ROUNDS_MIN, Ratio, disturbed, mistakes, pairs, sentence};
+use crate::verdict::{OTHERS_MAX, ROUNDS_MIN, Ratio, disturbed, mistakes, pairs, sentence};
 
 /// A generator that takes more than this of a run's CPU should be read beside its figures.
 const GENERATOR_SHARE_MAX: f64 = 0.15;
-
-/// Processors that others may keep busy before the reader is told.
-const OTHERS_MAX: f64 = 0.25;
 
 /// The least of them in the largest, for ways of counting memory to agree.
 const MEMORY_AGREES: f64 = 0.8;

@@ -95,6 +95,24 @@ fn a_slow_tail_is_the_arms_own() {
     assert!(told(&[(200.0, 2.0), (3.0, 2.0)]).is_empty());
 }
 
+/// Scenario: a slow tail on a cluster's quiet node, and on one where others keep a processor busy in the run or in the one without an
+/// agent.
+/// Guarantees: only the first is held against the arm: nothing has processors of its own there.
+#[test]
+fn a_busy_nodes_slow_tail_is_nobodys() {
+    let scenario = Scenario::load("quick").unwrap();
+    let told = |busy: f64, busy_without: f64| {
+        let on_cluster = |cell: Cell, machine| {
+            let cpu = crate::cell::Cpu { machine, wall: 1.0, ..cell.cpu };
+            Cell { on_cluster: Some(crate::kubernetes::OnCluster::default()), cpu, ..cell }
+        };
+        let cells = [on_cluster(cell("a", 0, 0.5, 200.0), busy), on_cluster(cell("direct", 0, 0.5, 2.0), busy_without)];
+        mistakes("a", &cells, &scenario)
+    };
+    assert!(told(0.1, 0.1)[0].contains("slow tail"));
+    assert_eq!((told(1.0, 0.1), told(0.1, 1.0)), (Vec::new(), Vec::new()));
+}
+
 /// Scenario: an agent is killed in a scenario that makes repeats fair, and loses and repeats.
 /// Guarantees: only the loss is held against it.
 #[test]
