@@ -20,13 +20,16 @@
 //! - [`payload`] makes small requests from given ids, and reads the ids back.
 //! - [`client`] sends them over raw HTTP/2, in a closed loop, cheaply enough not to be what is measured.
 //! - [`sink`] is a backend: discards or records, refuses or stalls as told.
+//! - [`subject`] starts the gateway that a bench measures, under a profiler if asked to.
 //! - [`floor`] forwards the same bytes over the `h2` crate, untouched: the least that a gateway could cost.
+//! - [`budget`] holds what a path takes against what it may take.
 //! - [`measure`] reads a process's CPU time and memory from /proc.
 
 pub mod arm;
 pub mod assert;
 pub mod baselines;
 pub mod bitmap;
+pub mod budget;
 pub mod cell;
 pub mod cli;
 pub mod client;
@@ -52,6 +55,7 @@ pub mod scenario;
 pub mod schedule;
 pub mod sink;
 pub mod small_disk;
+pub mod subject;
 pub mod template;
 pub mod verdict;
 pub mod wire;

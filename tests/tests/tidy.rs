@@ -99,7 +99,9 @@ fn modules_name_only_what_they_may() {
 #[test]
 fn files_stay_readable() {
     let mut wrong = Vec::new();
-    for file in ["gateway/src", "shim/src", "proto/src", "loadtest/src", "tests/src"].into_iter().flat_map(rust_files) {
+    for file in
+        ["gateway/src", "shim/src", "proto/src", "loadtest/src", "bench", "tests/src"].into_iter().flat_map(rust_files)
+    {
         let name = relative(&file);
         let lines = code_of(&file).lines().count();
         let excused = LONG_FILES.iter().any(|(long, _)| *long == name);
@@ -117,7 +119,7 @@ fn files_stay_readable() {
 #[test]
 fn unsafe_and_silence_stay_in_their_place() {
     let mut wrong = Vec::new();
-    for file in ["gateway", "shim", "proto", "loadtest", "tests"].into_iter().flat_map(rust_files) {
+    for file in ["gateway", "shim", "proto", "loadtest", "bench", "tests"].into_iter().flat_map(rust_files) {
         let name = relative(&file);
         if name == "tests/tests/tidy.rs" {
             continue;
@@ -169,7 +171,7 @@ fn references_lead_somewhere() {
         (words, text)
     });
     assert!(proofs > 100, "the documents name their proofs: {proofs}");
-    for folder in ["proto", "shim", "gateway", "loadtest", "tests", "fuzz"] {
+    for folder in ["proto", "shim", "gateway", "loadtest", "bench", "tests", "fuzz"] {
         for file in rust_files(folder) {
             let text = fs::read_to_string(&file).expect("a listed file can be read");
             for comment in text.lines().filter_map(|line| line.trim_start().strip_prefix("//")) {
