@@ -327,7 +327,8 @@ impl Generator {
             pod: due.pod,
             variant: u8::try_from(variant).context("at most VARIANTS_MAX templates")?,
             first,
-            time: self.started_unix + now,
+            // What waited for room was late by that, too.
+            time: self.started_unix + due.at,
         };
         let body = self.bodies.make(|out| template.write(due.signal, &self.plan.ids, stamp, out))?;
         self.outcome.bytes += body.len() as u64;

@@ -25,7 +25,7 @@ impl Arm for Rotel {
 
     fn about(&self) -> String {
         format!(
-            "{}, a build of 2025-07 whose listener lacks TCP_NODELAY: answers to small requests wait for some 40 ms; one in each pod, in memory",
+            "{}, a build of 2025-07 whose listener lacks TCP_NODELAY: answers to small requests wait for some 40 ms; it sends gzip although it is told not to, which costs it CPU; one in each pod, in memory",
             version(&self.program)
         )
     }
