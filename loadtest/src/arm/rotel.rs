@@ -60,7 +60,10 @@ impl Rotel {
             .stdout(Stdio::null())
             .stderr(log(site.dir, &name)?);
         // It has no file of configuration: its arguments are it.
-        let arguments = command.get_args().skip_while(|argument| *argument != "start").map(|argument| format!("{}\n", argument.display()));
+        let arguments = command
+            .get_args()
+            .skip_while(|argument| *argument != "start")
+            .map(|argument| format!("{}\n", argument.display()));
         std::fs::write(site.dir.join(format!("{name}.arguments")), arguments.collect::<String>())?;
         Agent::start(site, "rotel", Place::Pod(pod), &mut command)
     }
