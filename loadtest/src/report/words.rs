@@ -178,10 +178,15 @@ fn reasons(comparison: &Comparison, arm: &str) -> String {
     format!(": {}{example}", parts.join(", "))
 }
 
+/// The runs of rounds whose latencies may be compared.
+fn undisturbed(comparison: &Comparison) -> Vec<Cell> {
+    let disturbed = disturbed(&comparison.cells);
+    comparison.cells.iter().filter(|cell| !disturbed.contains(&cell.round)).cloned().collect()
+}
+
 /// What the pods beside a noisy one notice: each arm beside its own runs without noise.
 fn neighbours(comparison: &Comparison) -> Vec<String> {
-    let disturbed = disturbed(&comparison.cells);
-    let quiet: Vec<Cell> = comparison.cells.iter().filter(|cell| !disturbed.contains(&cell.round)).cloned().collect();
+    let quiet = undisturbed(comparison);
     let answered = |arm: &str| {
         let (mut answered, mut due) = (0, 0);
         comparison.of(arm).for_each(|cell| {
@@ -228,8 +233,7 @@ pub(super) fn ratios(comparison: &Comparison) -> Ratios {
     let is_faultless = |arm: &str| mistakes(arm, &comparison.cells, &comparison.scenario).is_empty();
     let is_on_cluster = comparison.cells.iter().any(|cell| cell.on_cluster.is_some());
     let compared: &[Compared] = if is_on_cluster { &COMPARED_ON_CLUSTER } else { &COMPARED };
-    let disturbed = disturbed(&comparison.cells);
-    let quiet: Vec<Cell> = comparison.cells.iter().filter(|cell| !disturbed.contains(&cell.round)).cloned().collect();
+    let quiet = undisturbed(comparison);
     let mut out = Ratios::default();
     for is_durable in [false, true] {
         let is_like = |arm: &&About| arm.is_durable == is_durable && arm.noisy().is_none() && has_processes(&arm.name);
