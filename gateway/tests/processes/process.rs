@@ -24,6 +24,8 @@ pub(crate) struct Process {
     child: Child,
     lines: Receiver<String>,
     said: Vec<String>,
+    /// Which of `said` no wait has returned yet.
+    open: Vec<bool>,
 }
 
 impl Process {
@@ -47,22 +49,29 @@ impl Process {
                 }
             }
         });
-        Self { child, lines, said: Vec::new() }
+        Self { child, lines, said: Vec::new(), open: Vec::new() }
     }
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// The next line on stderr with this text in it.
+    /// The first line on stderr with this text in it that no wait has returned before. Its place among the others does not
+    /// matter: the threads of a process say what they say in no order that a test could rely on.
     pub(crate) fn wait_for(&mut self, text: &str) -> String {
+        let mut at = 0;
         loop {
+            while at < self.said.len() {
+                if self.open[at] && self.said[at].contains(text) {
+                    self.open[at] = false;
+                    return self.said[at].clone();
+                }
+                at += 1;
+            }
             match self.lines.recv_timeout(PATIENCE) {
                 Ok(line) => {
-                    self.said.push(line.clone());
-                    if line.contains(text) {
-                        return line;
-                    }
+                    self.said.push(line);
+                    self.open.push(true);
                 }
                 Err(error) => panic!("no {text:?} ({error}) in:\n{}", self.said.join("\n")),
             }
