@@ -6,7 +6,7 @@
 //! relayed    application --> shim --splice()--> gateway
 //! ```
 //!
-//! `cargo build --release -p pillion-gateway && cargo bench -p pillion-loadtest --bench ways [-- --rounds N] [--seconds N]`, on a machine with nothing else to do. The three run side by
+//! `cargo build --release -p pillion-gateway && cargo bench -p pillion-loadtest --bench ways [-- --rounds N] [--seconds N] [--out DIR]`, on a machine with nothing else to do. The three run side by
 //! side, each with a backend of its own, and take turns within each round, the order shuffled by a fixed seed: what disturbs a round
 //! disturbs all. Ratios are of one round; the median is told with the lowest and the highest. CPU time is that of all threads, until
 //! everything has been delivered; a GB is 10^9 bytes of serialised requests.
@@ -14,7 +14,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -22,6 +22,7 @@ use pillion_loadtest::arm::Ack;
 use pillion_loadtest::client::{self, Outcome, Shape};
 use pillion_loadtest::sink::{Keep, Sink};
 use pillion_loadtest::subject::{Setup, Subject, Way};
+use pillion_loadtest::ways::{self, WayRatio, Ways};
 use pillion_loadtest::{measure, payload};
 
 const WAYS: [(&str, Way); 3] = [("direct", Way::Direct), ("donated", Way::Donated), ("relayed", Way::Relayed)];
@@ -58,6 +59,7 @@ fn main() -> Result<()> {
     let arms = WAYS.map(|(_, way)| Arm::start(way));
     let [direct, donated, relayed] = arms;
     let arms = [direct?, donated?, relayed?];
+    let mut ratios = Vec::new();
     for spans in SPANS {
         let message = payload::traces("cart", &(1..=spans).collect::<Vec<_>>());
         let mut measured = [const { Vec::new() }; WAYS.len()];
@@ -70,9 +72,15 @@ fn main() -> Result<()> {
                 measured[arm].push(figures.with_context(|| format!("{}, {spans} spans", WAYS[arm].0))?);
             }
         }
-        print(spans, &measured);
+        ratios.extend(print(spans, &measured));
     }
     println!("load average {}", load_average());
+    if let Some(dir) = value("--out") {
+        let command = format!("cargo bench -p pillion-loadtest --bench ways -- --rounds {rounds} --seconds {seconds}");
+        let path = Path::new(dir).join(ways::FILE);
+        std::fs::write(&path, serde_json::to_string_pretty(&Ways { command, ratios })?)
+            .with_context(|| format!("writing {}", path.display()))?;
+    }
     Ok(())
 }
 
@@ -146,7 +154,8 @@ fn pillion() -> Result<PathBuf> {
     Ok(program.canonicalize()?)
 }
 
-fn print(spans: u64, measured: &[Vec<Measured>; WAYS.len()]) {
+fn print(spans: u64, measured: &[Vec<Measured>; WAYS.len()]) -> Vec<WayRatio> {
+    let mut all = Vec::new();
     println!("\n{spans} spans a request");
     println!(
         "{:<10} {:>9} {:>9} {:>14} {:>12} {:>16} {:>12}",
@@ -166,23 +175,24 @@ fn print(spans: u64, measured: &[Vec<Measured>; WAYS.len()]) {
     }
     let [direct, donated, relayed] = measured;
     for (name, rounds) in [("donated", donated), ("relayed", relayed)] {
-        ratio(&format!("{name} / direct, p50"), rounds, direct, |of| of.p50_us);
-        ratio(&format!("{name} / direct, p99"), rounds, direct, |of| of.p99_us);
-        ratio(&format!("{name} / direct, CPU of gateway and shim"), rounds, direct, |of| of.gateway_us + of.shim_us);
+        let told = [
+            ratio(spans, &format!("{name} / direct, p50"), rounds, direct, |of| of.p50_us),
+            ratio(spans, &format!("{name} / direct, p99"), rounds, direct, |of| of.p99_us),
+            ratio(spans, &format!("{name} / direct, CPU of gateway and shim"), rounds, direct, |of| {
+                of.gateway_us + of.shim_us
+            }),
+        ];
+        all.extend(told.into_iter().flatten());
     }
+    all
 }
 
-/// The promise is at most 1.0 for what is donated: what includes 1.0 is not told apart from it.
-fn ratio(what: &str, of: &[Measured], to: &[Measured], figure: fn(&Measured) -> f64) {
-    let ratios: Vec<f64> = of.iter().zip(to).map(|(of, to)| figure(of) / figure(to)).collect();
-    let lowest = ratios.iter().copied().fold(f64::INFINITY, f64::min);
-    let highest = ratios.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let verdict = match (lowest > 1.0, highest < 1.0) {
-        (true, _) => "more",
-        (_, true) => "less",
-        _ => "no difference seen",
-    };
-    println!("  {what:<44} {:>6.3} ({lowest:.3} to {highest:.3}): {verdict}", median(ratios));
+/// The promise is at most 1.0 for what is donated.
+fn ratio(spans: u64, what: &str, of: &[Measured], to: &[Measured], figure: fn(&Measured) -> f64) -> Option<WayRatio> {
+    let ratio = WayRatio::of(spans, what, of.iter().zip(to).map(|(of, to)| figure(of) / figure(to)).collect())?;
+    let WayRatio { median, lowest, highest, .. } = ratio;
+    println!("  {what:<44} {median:>6.3} ({lowest:.3} to {highest:.3}): {}", ratio.verdict());
+    Some(ratio)
 }
 
 fn median(mut figures: Vec<f64>) -> f64 {

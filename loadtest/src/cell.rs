@@ -1,6 +1,7 @@
 //! One run: one arm under one scenario, from its start to its end, with everything measured.
 //!
 //! ```text
+//! disk       of an arm that acknowledges what is on it: a bare write and fdatasync
 //! start      the sink, then the arm, until every pod can send        -> startup
 //! idle       nothing is sent                                         -> memory
 //! warm up    the load without its phases and events; judged, not measured
@@ -12,6 +13,7 @@
 //! Sink, generator and judge are threads of this process, on the first processor, the judge the least urgent; the arm has the others. Where there is only one,
 //! nothing is pinned.
 
+mod bare_sync;
 mod costs;
 mod pinning;
 mod watcher;
@@ -128,6 +130,9 @@ pub struct Cell {
     pub startup_ms: f64,
     /// How long the first item was on its way to the backend, milliseconds.
     pub first_delivery_ms: Option<f64>,
+    /// Before an arm that acknowledges what is on the disk: a bare write and fdatasync there, one a millisecond.
+    #[serde(default)]
+    pub bare_sync: Option<Percentiles>,
     /// What only a cluster has, where the run was made on one. Memory by processes, and [`Usage`], are not measured there.
     #[serde(default)]
     pub on_cluster: Option<OnCluster>,
@@ -273,6 +278,8 @@ pub fn run(
         cage: &cage,
         roster: &roster,
     };
+    let is_compared_with_disk = arm.is_durable() && scenario.disk_mib.is_none();
+    let bare_sync = is_compared_with_disk.then(|| bare_sync::measure(options.dir)).transpose()?;
     let available = memory_available().ok();
     let started = Instant::now();
     let mut running = arm.start(&site).with_context(|| format!("starting {}", arm.name()))?;
@@ -280,6 +287,7 @@ pub fn run(
     pause(Duration::from_secs(1))?;
     let mut cell = Cell { arm: arm.name().to_owned(), round: options.round, seed: options.seed, ..Cell::default() };
     cell.pods = scenario.pods;
+    cell.bare_sync = bare_sync;
     cell.startup_ms = millis(startup);
     cell.memory.idle = roster.memory()?;
     cell.held_idle = Held::now(&cage, available);

@@ -23,7 +23,7 @@ use crate::interrupt;
 use crate::kubernetes::share;
 use crate::limits::Seat;
 use crate::measure;
-use crate::report;
+use crate::report::{self, Beside};
 use crate::saturate;
 use crate::scenario::{COMMITTED, Scenario};
 use crate::verdict;
@@ -61,8 +61,10 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Task::Baselines { only, cache } => baselines(&only, cache),
-        Task::Report { old, new, assertions, out } => {
-            tell_again(&old, new.as_deref(), assertions.as_deref(), out.as_deref())
+        Task::Report { old, new, assertions, beside, out } => {
+            let mut found = Beside::default();
+            beside.iter().try_for_each(|dir| found.read(dir))?;
+            tell_again(&old, new.as_deref(), assertions.as_deref(), &found, out.as_deref())
         }
         Task::Cost { result, cluster } => {
             print(format_args!("{}", report::cost(&report::read(&result)?, &cluster.cluster())))?;
@@ -101,7 +103,13 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
 }
 
 /// A comparison that was made, or what changed since; the exit status is that of the last one.
-fn tell_again(old: &Path, new: Option<&Path>, assertions: Option<&Path>, out: Option<&Path>) -> Result<ExitCode> {
+fn tell_again(
+    old: &Path,
+    new: Option<&Path>,
+    assertions: Option<&Path>,
+    beside: &Beside,
+    out: Option<&Path>,
+) -> Result<ExitCode> {
     let assertions = assertions.map(Assertions::load).transpose()?;
     let old = report::read(old)?;
     let last = match new {
@@ -111,12 +119,13 @@ fn tell_again(old: &Path, new: Option<&Path>, assertions: Option<&Path>, out: Op
             new
         }
         None => {
-            print(format_args!("{}\n{}", report::table(&old), report::verdict(&old).join("\n")))?;
+            let (words, promises) = (report::verdict(&old).join("\n"), report::promises(&old, beside).join("\n"));
+            print(format_args!("{}\n{words}\n\n{promises}", report::table(&old)))?;
             old
         }
     };
     if let Some(out) = out {
-        report::write(&last, out)?;
+        report::write(&last, beside, out)?;
     }
     exit(&[last], assertions.as_ref())
 }
@@ -208,7 +217,7 @@ fn one(name: &str, rounds: usize, load: &Load) -> Result<ExitCode> {
 /// Writes what was made, and says by the exit status what came of it.
 fn finish(comparison: Comparison, load: &Load, assertions: Option<&Assertions>) -> Result<ExitCode> {
     if let Some(dir) = &load.places.out {
-        for path in report::write(&comparison, dir)? {
+        for path in report::write(&comparison, &Beside::default(), dir)? {
             tell(format_args!("wrote {}", path.display()));
         }
     }
@@ -221,11 +230,11 @@ fn sweep(name: &str, pods: &[usize], rounds: usize, load: &Load) -> Result<ExitC
     let mut all: Vec<Comparison> = Vec::new();
     for pods in pods {
         let scenario = Scenario { pods: *pods, ..Scenario::load(name)? };
-        let out = load.places.out.as_ref().map(|dir| dir.join(format!("pods-{pods}")));
+        let out = load.places.out.as_ref().map(|dir| dir.join(format!("{}{pods}", report::PODS)));
         let too_large = compare::too_large(&all, *pods, measure::memory_available()?);
         let comparison = compare(name, scenario, rounds, load, too_large, out.as_deref())?;
         if let Some(dir) = &out {
-            report::write(&comparison, dir)?;
+            report::write(&comparison, &Beside::default(), dir)?;
         }
         all.push(comparison);
     }
@@ -294,9 +303,9 @@ fn saturate(
     print(format_args!("\n{}", saturation.table()))?;
     if let Some(dir) = &places.out {
         std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
-        std::fs::write(dir.join("saturation.json"), serde_json::to_string_pretty(&saturation)?)?;
+        std::fs::write(dir.join(saturate::FILE), serde_json::to_string_pretty(&saturation)?)?;
         std::fs::write(dir.join("saturation.txt"), saturation.table())?;
-        tell(format_args!("wrote {}", dir.join("saturation.json").display()));
+        tell(format_args!("wrote {}", dir.join(saturate::FILE).display()));
     }
     let all = rounds * saturation.sizes.len() * saturation.arms.len();
     Ok(if saturation.runs.len() < all.max(1) { ExitCode::FAILURE } else { ExitCode::SUCCESS })

@@ -58,4 +58,5 @@ pub mod small_disk;
 pub mod subject;
 pub mod template;
 pub mod verdict;
+pub mod ways;
 pub mod wire;

@@ -1,9 +1,11 @@
 //! What is told of a comparison: a table, a verdict in words, a page, and files.
 
+mod beside;
 mod change;
 mod cost;
 mod html;
 mod table;
+mod targets;
 mod words;
 
 use std::fs;
@@ -11,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+pub use self::beside::Beside;
 pub use self::change::change;
 pub use self::cost::{Cluster, Cost, Measured, cost};
 pub use self::html::html;
@@ -23,13 +26,25 @@ mod tests;
 #[cfg(test)]
 pub(crate) use self::tests::comparison as tests_comparison;
 
-/// Writes `report.html`, `comparison.json`, `runs.csv` and `report.txt` into a directory; returns their paths.
-pub fn write(comparison: &Comparison, dir: &Path) -> Result<Vec<PathBuf>> {
+/// A comparison, for this program.
+pub(crate) const COMPARISON: &str = "comparison.json";
+
+/// What the directories of a sweep's comparisons begin with.
+pub const PODS: &str = "pods-";
+
+/// Writes `report.html`, `comparison.json`, `runs.csv` and `report.txt` into a directory; returns their paths. What is `beside` it is told
+/// where promises are.
+pub fn write(comparison: &Comparison, beside: &Beside, dir: &Path) -> Result<Vec<PathBuf>> {
     fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
-    let text = format!("{}\n{}", table(comparison), verdict(comparison).join("\n"));
+    let text = format!(
+        "{}\n{}\n\n{}",
+        table(comparison),
+        verdict(comparison).join("\n"),
+        promises(comparison, beside).join("\n")
+    );
     let files = [
-        ("report.html", html(comparison)),
-        ("comparison.json", serde_json::to_string_pretty(comparison)?),
+        ("report.html", html(comparison, beside)),
+        (COMPARISON, serde_json::to_string_pretty(comparison)?),
         ("runs.csv", csv(comparison)),
         ("report.txt", text),
     ];
@@ -40,6 +55,11 @@ pub fn write(comparison: &Comparison, dir: &Path) -> Result<Vec<PathBuf>> {
         paths.push(path);
     }
     Ok(paths)
+}
+
+/// What Pillion promises, as far as the results tell: a line each, and one about what they do not tell.
+pub fn promises(comparison: &Comparison, beside: &Beside) -> Vec<String> {
+    targets::lines(comparison, beside)
 }
 
 /// The day of a time in seconds since 1970, in UTC, as YYYY-MM-DD.
@@ -56,7 +76,7 @@ fn day(unix: u64) -> String {
 
 /// Reads a comparison that was written, from its directory or its file.
 pub fn read(path: &Path) -> Result<Comparison> {
-    let file = if path.is_dir() { path.join("comparison.json") } else { path.to_owned() };
+    let file = if path.is_dir() { path.join(COMPARISON) } else { path.to_owned() };
     let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
     serde_json::from_str(&text).with_context(|| format!("{} is no comparison of this version", file.display()))
 }

@@ -30,6 +30,9 @@ use crate::payload;
 use crate::roster::{self, Roster};
 use crate::sink::{Keep, Sink};
 
+/// The file in a result's directory.
+pub const FILE: &str = "saturation.json";
+
 const CONNECTIONS: usize = 4;
 const IN_FLIGHT: usize = 4;
 const SINK_PORT: u16 = 5317;

@@ -88,6 +88,10 @@ pub(super) enum Task {
         /// What must hold of the last one, a file; exit status 4 when it does not
         #[arg(long = "assert", value_name = "FILE")]
         assertions: Option<PathBuf>,
+        /// Another result's directory, whose figures stand beside the promises on the page: a comparison, a sweep, what saturate or
+        /// the bench `ways` wrote; may be given several times
+        #[arg(long, value_name = "DIR")]
+        beside: Vec<PathBuf>,
         /// Writes the files of the last one again, as this version does
         #[arg(long)]
         out: Option<PathBuf>,

@@ -1,7 +1,8 @@
 //! One page that needs nothing else: verdict, charts, table, and how to make it again.
 
+use super::targets::{Row, targets};
 use super::words::{Ratios, findings, ratios};
-use super::{FIGURES, Figure, cost, day};
+use super::{Beside, FIGURES, Figure, cost, day};
 use crate::compare::Comparison;
 
 const CSS: &str = include_str!("page.css");
@@ -21,7 +22,7 @@ const CHARTS: [&str; 10] = [
 ];
 
 /// The page.
-pub fn html(comparison: &Comparison) -> String {
+pub fn html(comparison: &Comparison, beside: &Beside) -> String {
     let scenario = &comparison.scenario;
     let title = format!("Load test: {}", comparison.name);
     let ratios = ratios(comparison);
@@ -46,7 +47,7 @@ pub fn html(comparison: &Comparison) -> String {
          <style>{CSS}</style></head><body><main>\n<h1>{title}</h1>\n<p>{about}</p>\n\
          <p class=\"soft\">{shape}. {seconds} s a run, {rounds} rounds in shuffled order, seed {seed}. {date}, {machine}. {limits}.</p>\n\
          <h2>Verdict</h2>\n<ul class=\"verdict\">{lines}</ul>\n{ratios}\
-         <h2>Figures</h2>\n<p class=\"soft\">Bars are medians of the rounds, dots are the rounds. Less is better.</p>\n\
+         {promises}<h2>Figures</h2>\n<p class=\"soft\">Bars are medians of the rounds, dots are the rounds. Less is better.</p>\n\
          <div class=\"charts\">{charts}</div>\n<h2>All of them</h2>\n<div class=\"scroll\">{table}</div>\n\
          <h2>What a cluster would take</h2>\n{costs}\n<h2>What was compared</h2>\n<dl>{arms}</dl>\n\
          <h2>Make it again</h2>\n<pre>{command}</pre>\n<p class=\"soft\">comparison.json and runs.csv beside this page hold \
@@ -62,6 +63,7 @@ pub fn html(comparison: &Comparison) -> String {
         limits = escaped(&comparison.limits),
         lines = lines.collect::<String>(),
         ratios = ratio_table(&ratios),
+        promises = promises(comparison, beside),
         table = table(comparison),
         costs = cost::page(comparison),
         arms = arms.collect::<String>(),
@@ -81,6 +83,35 @@ fn table(comparison: &Comparison) -> String {
     format!(
         "<table><thead><tr><th>median of the rounds</th>{head}</tr></thead><tbody>\n{}</tbody></table>",
         rows.collect::<String>()
+    )
+}
+
+/// A promise a row; empty where the results tell of none.
+fn promises(comparison: &Comparison, beside: &Beside) -> String {
+    let (rows, missing) = targets(comparison, beside);
+    if rows.is_empty() {
+        return String::new();
+    }
+    let row = |row: Row| {
+        let word = row.word();
+        let class = match row.is_kept {
+            Some(true) => "good",
+            Some(false) => "bad",
+            None => "doubt",
+        };
+        let [what, target, measured, peers] =
+            [row.what, row.target, row.measured, row.peers].map(|text| escaped(&text));
+        format!(
+            "<tr><th scope=\"row\">{what}</th><td>{target}</td><td><b>{measured}</b></td><td class=\"{class}\">{word}</td>\
+             <td>{peers}</td></tr>\n"
+        )
+    };
+    let missing = missing.map(|text| format!("<p class=\"soft\">{}</p>\n", escaped(&text))).unwrap_or_default();
+    format!(
+        "<h2>Promises</h2>\n<div class=\"scroll promises\"><table><thead><tr><th>of Pillion</th><th scope=\"col\">promised</th>\
+         <th scope=\"col\">measured</th><th scope=\"col\"></th><th scope=\"col\">beside others</th></tr></thead><tbody>\n{}\
+         </tbody></table></div>\n{missing}",
+        rows.into_iter().map(row).collect::<String>()
     )
 }
 

@@ -48,6 +48,8 @@ pub const FIGURES: &[Figure] = &[
     latency("ack latency p99, ms", "ack_p99_ms", |cell, _| cell.latency.p99()),
     latency("ack latency p99.9, ms", "ack_p999_ms", |cell, _| cell.latency.p999()),
     latency("ack latency max, ms", "ack_max_ms", |cell, _| cell.latency.max()),
+    figure("bare write and fdatasync p50, ms", "bare_sync_p50_ms", 2, |cell, _| cell.bare_sync?.p50()),
+    figure("bare write and fdatasync p99, ms", "bare_sync_p99_ms", 2, |cell, _| cell.bare_sync?.p99()),
     latency("noisy pods' ack latency p50, ms", "noisy_ack_p50_ms", |cell, _| cell.noisy_latency?.p50()),
     latency("noisy pods' ack latency p99, ms", "noisy_ack_p99_ms", |cell, _| cell.noisy_latency?.p99()),
     latency("delivery p50, ms", "delivery_p50_ms", |cell, _| cell.delivery.p50()),

@@ -60,7 +60,7 @@ fn the_verdict_hides_nothing() {
     comparison.arms.pop();
     let silent = cost(&comparison, &Cluster::default());
     assert!(silent.starts_with("Nothing is said about what a cluster saves"), "{silent}");
-    assert!(html(&comparison).contains(&silent), "neither on the page");
+    assert!(html(&comparison, &Beside::default()).contains(&silent), "neither on the page");
     comparison.missing.push(crate::compare::Missing { arm: "otelcol".to_owned(), why: "no Go".to_owned() });
     let told = verdict(&comparison);
     for words in
@@ -114,7 +114,7 @@ fn who_does_less_does_not_win() {
     });
     assert!(has(&silent, "ack latency p99: no verdict, in 4 of 6 rounds too many requests of pillion had no answer"));
     assert!(broken(&silent, "ack_p99_ms") && table(&silent).contains("no answer"));
-    assert!(html(&silent).contains("no answer"));
+    assert!(html(&silent, &Beside::default()).contains("no answer"));
 }
 
 /// Scenario: two runs in which the generator was late, and a machine that was busy with something else.
@@ -197,7 +197,7 @@ fn assertions_name_what_failed() {
 /// Guarantees: it asks for nothing from anywhere, has every arm, a chart of what was measured, and the command.
 #[test]
 fn the_page_stands_alone() {
-    let page = html(&comparison());
+    let page = html(&comparison(), &Beside::default());
     for outside in ["http:", "https:", "src=", "@import", "url(", "fetch", "XMLHttp"] {
         assert!(!page.contains(outside), "{outside}");
     }
@@ -270,7 +270,7 @@ fn days_are_those_of_the_calendar() {
 fn two_comparisons_can_be_set_beside_each_other() {
     let dir = tempfile::tempdir().unwrap();
     let old = comparison();
-    write(&old, dir.path()).unwrap();
+    write(&old, &Beside::default(), dir.path()).unwrap();
     let read = read(dir.path()).unwrap();
     assert_eq!(serde_json::to_string(&read).unwrap(), serde_json::to_string(&old).unwrap());
     let mut new = comparison();

@@ -214,7 +214,12 @@ fn neighbours(comparison: &Comparison) -> Vec<String> {
 }
 
 /// The noisy pod may be refused what is above its quota: only the figures of the others are compared.
-fn neighbour_pairs(cells: &[Cell], noisy: &str, calm: &str, figure: &dyn Fn(&Cell) -> Option<f64>) -> Vec<(f64, f64)> {
+pub(super) fn neighbour_pairs(
+    cells: &[Cell],
+    noisy: &str,
+    calm: &str,
+    figure: &dyn Fn(&Cell) -> Option<f64>,
+) -> Vec<(f64, f64)> {
     let others: Vec<Cell> = cells
         .iter()
         .cloned()
