@@ -158,6 +158,9 @@ pub struct Requests {
     pub timed_out: u64,
     /// Never sent, for lack of room.
     pub unsent: u64,
+    /// Acknowledged, at a time that the kernel did not tell: each counts as answered when that was read, which is later.
+    #[serde(default)]
+    pub unstamped: u64,
     /// Bytes of bodies.
     pub bytes: u64,
     /// Connections opened.
@@ -480,6 +483,7 @@ impl Cell {
             failed: outcome.failed,
             timed_out: outcome.timed_out,
             unsent: outcome.unsent,
+            unstamped: outcome.unstamped,
             bytes: outcome.bytes,
             connections: outcome.connections,
             examples: outcome.examples,

@@ -1,18 +1,21 @@
 //! Sends what is due when it is due, whatever the agent does, on one thread.
 //!
-//! A request's latency counts from the time when it was due. Each pod has a limit of requests that are under way; what is due
-//! beyond it waits in a bounded line (only its time is kept), and what finds the line full is never sent, counted as unsent,
-//! and without an answer in the percentiles. How late the generator itself was is kept apart: a run in which it was late says
-//! nothing about an agent.
+//! A request's latency counts from the time when it was due until the kernel received its answer, whose stamp says when that was.
+//! So answers wake nobody: they are read when the next request is due, unless something waits for one. Each pod has a limit of
+//! requests that are under way; what is due beyond it waits in a bounded line (only its time is kept), and what finds the line full
+//! is never sent, counted as unsent, and without an answer in the percentiles. How late the generator itself was is kept apart: a
+//! run in which it was late says nothing about an agent.
 //!
 //! It never sends an item twice: who retries is the agent.
 
 mod answer;
 mod body;
+mod clock;
 mod http1;
 mod http2;
 mod link;
 mod out;
+mod stamp;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -22,7 +25,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
@@ -30,9 +33,10 @@ use rustix::thread::set_current_timer_slack;
 use serde::{Deserialize, Serialize};
 use slab::Slab;
 
-use self::answer::{Answer, Ended};
+use self::answer::{Answer, Ended, Heard};
 use self::body::Bodies;
-use self::link::Links;
+use self::clock::Clock;
+use self::link::{Links, nap};
 use crate::histogram::Latencies;
 use crate::identity::Signal;
 use crate::ledger::Ledger;
@@ -50,6 +54,9 @@ const EXAMPLES_MAX: usize = 10;
 
 /// So often it is looked whether the run is to end early.
 const LOOK: Duration = Duration::from_millis(50);
+
+/// What arrives waits at most for so long: a peer may want an answer itself, or close.
+const NAP_MAX: Duration = Duration::from_millis(5);
 
 /// OTLP's two transports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -172,6 +179,9 @@ pub struct Outcome {
     pub unsent: u64,
     /// Connections opened.
     pub connections: u64,
+    /// Acknowledged, but the kernel did not tell when that arrived: it counts as arrived when it was read.
+    #[serde(default)]
+    pub unstamped: u64,
     /// Bytes of bodies, as sent.
     pub bytes: u64,
     /// From the time when a request was due to its acknowledgement; of the first group of pods, and of the others.
@@ -198,10 +208,11 @@ struct Generator {
     /// None of them times out before this.
     timeout_at: u64,
     pods: Vec<Pod>,
+    /// Requests of all pods that wait for another one's end.
+    waiting: usize,
     outcome: Outcome,
     live: Arc<Live>,
-    started: Instant,
-    started_unix: u64,
+    clock: Clock,
 }
 
 /// A request under way.
@@ -212,6 +223,15 @@ struct Call {
     items: usize,
     connection: Option<usize>,
     timeout_at: u64,
+}
+
+/// How the thread sleeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rest {
+    /// Whatever arrives.
+    Nap(Duration),
+    /// Until something arrives.
+    Wait(Duration),
 }
 
 #[derive(Debug, Default)]
@@ -235,7 +255,6 @@ pub fn run(load: Load, target: Rc<dyn Target>, ledger: Arc<Ledger>, live: Arc<Li
 
 fn drive(load: Load, target: Rc<dyn Target>, ledger: Arc<Ledger>, live: Arc<Live>) -> Result<Outcome> {
     let Load { plan, schedule, transport, bounds, first_group } = load;
-    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).context("a clock after 1970")?;
     let mut generator = Generator {
         bounds,
         first_group,
@@ -245,15 +264,15 @@ fn drive(load: Load, target: Rc<dyn Target>, ledger: Arc<Ledger>, live: Arc<Live
         calls: Slab::new(),
         timeout_at: u64::MAX,
         pods: (0..plan.pods).map(|_| Pod::default()).collect(),
+        waiting: 0,
         plan,
         outcome: Outcome::default(),
         live,
-        started: Instant::now(),
-        started_unix: u64::try_from(since_1970.as_nanos()).context("a clock before 2554")?,
+        clock: Clock::start()?,
     };
     generator.send_all(schedule)?;
     let mut outcome = generator.outcome;
-    outcome.took = generator.started.elapsed();
+    outcome.took = Duration::from_nanos(generator.clock.elapsed());
     outcome.connections = generator.links.opened();
     Ok(outcome)
 }
@@ -266,13 +285,13 @@ impl Generator {
         loop {
             // First, since a request that is due may take the place or the connection of one that has ended.
             if has_arrived {
-                self.links.look()?;
+                self.links.look(&mut self.clock)?;
             }
             self.settle()?;
             self.time_out()?;
             ensure!(!stops(), "the run was ended early");
             // A rate that cannot be kept would never let go of this thread.
-            while schedule.peek().is_some_and(|at| at <= self.elapsed()) && !stops() {
+            while schedule.peek().is_some_and(|at| at <= self.clock.elapsed()) && !stops() {
                 if let Some(due) = schedule.next() {
                     self.due(due)?;
                 }
@@ -282,22 +301,24 @@ impl Generator {
             if next.is_none() && self.calls.is_empty() {
                 return Ok(());
             }
-            let until = next.unwrap_or(u64::MAX).min(self.timeout_at);
-            let time = Duration::from_nanos(until.saturating_sub(self.elapsed()));
-            has_arrived = self.links.wait(time.min(LOOK))?;
+            has_arrived = self.rest(next)?;
         }
     }
 
-    /// Nanoseconds since the start.
-    fn elapsed(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    /// Until something is to be done; returns whether something may have arrived.
+    fn rest(&self, next: Option<u64>) -> io::Result<bool> {
+        let is_awaited = self.waiting > 0 || self.links.is_pressing();
+        match Rest::of(next, self.timeout_at, self.clock.elapsed(), is_awaited) {
+            Rest::Nap(time) => nap(time).map(|()| true),
+            Rest::Wait(time) => self.links.wait(time),
+        }
     }
 
     /// A request has come due.
     fn due(&mut self, due: Due) -> Result<()> {
         self.live.due.fetch_add(1, Ordering::Relaxed);
         self.outcome.due += 1;
-        self.outcome.lateness.record_ns(self.elapsed().saturating_sub(due.at));
+        self.outcome.lateness.record_ns(self.clock.elapsed().saturating_sub(due.at));
         let pod = &mut self.pods[usize::from(due.pod)];
         if pod.outstanding < self.bounds.outstanding {
             pod.outstanding += 1;
@@ -305,6 +326,7 @@ impl Generator {
         }
         if pod.waiting.len() < self.bounds.waiting {
             pod.waiting.push_back(due);
+            self.waiting += 1;
         } else {
             self.outcome.unsent += 1;
             let group = self.group(due.pod);
@@ -322,13 +344,13 @@ impl Generator {
         let items = template.items();
         let taken = self.ledger.take(due.pod, due.signal, items);
         let first = taken.ok().context("the run is too long: the account of its items is full")?;
-        let now = self.elapsed();
+        let now = self.clock.elapsed();
         let stamp = Stamp {
             pod: due.pod,
             variant: u8::try_from(variant).context("at most VARIANTS_MAX templates")?,
             first,
             // What waited for room was late by that, too.
-            time: self.started_unix + due.at,
+            time: self.clock.unix(due.at),
         };
         let body = self.bodies.make(|out| template.write(due.signal, &self.plan.ids, stamp, out))?;
         self.outcome.bytes += body.len() as u64;
@@ -347,9 +369,10 @@ impl Generator {
             if ends.is_empty() {
                 return Ok(());
             }
-            for Ended { token, answer } in ends.drain(..) {
+            for Heard { ended: Ended { token, answer }, arrived } in ends.drain(..) {
                 if let Some(call) = self.calls.try_remove(token) {
-                    self.ended(call, Some(answer))?;
+                    self.outcome.unstamped += u64::from(arrived.is_none() && answer == Ok(Answer::Accepted));
+                    self.ended(call, Some(answer), arrived)?;
                 }
             }
             self.links.reuse(ends);
@@ -357,9 +380,10 @@ impl Generator {
     }
 
     /// A request has ended; `None`: no answer in time. The pod's next one, if one waits, takes its place.
-    fn ended(&mut self, call: Call, answer: Option<Result<Answer, String>>) -> Result<()> {
+    fn ended(&mut self, call: Call, answer: Option<Result<Answer, String>>, arrived: Option<u64>) -> Result<()> {
         let Due { at, pod, signal } = call.due;
-        let latency = Duration::from_nanos(self.elapsed().saturating_sub(at));
+        let arrived = arrived.unwrap_or_else(|| self.clock.elapsed());
+        let latency = Duration::from_nanos(arrived.saturating_sub(at));
         if answer == Some(Ok(Answer::Accepted)) {
             self.ledger.acknowledge(pod, signal, call.first, call.items);
             self.live.acknowledged.fetch_add(1, Ordering::Relaxed);
@@ -367,7 +391,10 @@ impl Generator {
         self.outcome.count(answer, self.group(pod), latency);
         let pod = &mut self.pods[usize::from(pod)];
         match pod.waiting.pop_front() {
-            Some(due) => self.start(due),
+            Some(due) => {
+                self.waiting -= 1;
+                self.start(due)
+            }
             None => {
                 pod.outstanding -= 1;
                 Ok(())
@@ -377,7 +404,7 @@ impl Generator {
 
     /// Gives up what has had no answer for too long. All are looked at, but at most once in the time that each of them has.
     fn time_out(&mut self) -> Result<()> {
-        let now = self.elapsed();
+        let now = self.clock.elapsed();
         if now < self.timeout_at {
             return Ok(());
         }
@@ -392,7 +419,7 @@ impl Generator {
             self.calls.remove(token);
             // What ended with it, before its token is given away.
             self.settle()?;
-            self.ended(call, None)?;
+            self.ended(call, None, None)?;
         }
         self.timeout_at = self.calls.iter().map(|(_, call)| call.timeout_at).min().unwrap_or(u64::MAX);
         Ok(())
@@ -400,6 +427,16 @@ impl Generator {
 
     fn group(&self, pod: u16) -> usize {
         usize::from(usize::from(pod) >= self.first_group)
+    }
+}
+
+impl Rest {
+    /// Until the next request is due or one times out, both in nanoseconds after the start.
+    fn of(next: Option<u64>, timeout_at: u64, now: u64, is_awaited: bool) -> Self {
+        let until = next.unwrap_or(u64::MAX).min(timeout_at);
+        let time = Duration::from_nanos(until.saturating_sub(now));
+        // After the last request, answers are all that is left to wait for.
+        if is_awaited || next.is_none() || time > NAP_MAX { Self::Wait(time.min(LOOK)) } else { Self::Nap(time) }
     }
 }
 
@@ -437,6 +474,7 @@ impl Outcome {
         self.timed_out += other.timed_out;
         self.unsent += other.unsent;
         self.connections += other.connections;
+        self.unstamped += other.unstamped;
         self.bytes += other.bytes;
         for (own, others) in self.latencies.iter_mut().zip(&other.latencies) {
             own.add(others);

@@ -26,6 +26,21 @@ pub(super) struct Ended {
     pub(super) answer: Result<Answer, String>,
 }
 
+/// When and how a request ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Heard {
+    /// What has ended.
+    pub(super) ended: Ended,
+    /// When the last of its answer arrived, in nanoseconds after the start; `None`: not before it was read.
+    pub(super) arrived: Option<u64>,
+}
+
+impl From<Ended> for Heard {
+    fn from(ended: Ended) -> Self {
+        Self { ended, arrived: None }
+    }
+}
+
 /// Whether an Export*ServiceResponse says that items were rejected: partial_success 1, rejected 1.
 pub(super) fn rejects_some(response: &[u8]) -> bool {
     messages(response, 1).map_while(Result::ok).any(|(partial, _)| {

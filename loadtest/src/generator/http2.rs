@@ -169,6 +169,12 @@ impl Http2 {
         self.calls.is_empty()
     }
 
+    /// Whether it is to be heard at once what the peer says: either a call waits for room, or there are several, of whose answers the
+    /// earlier ones would have the stamp of the last one.
+    pub(super) fn is_pressing(&self) -> bool {
+        self.calls.len() > 1 || self.calls.iter().any(|call| !call.is_sent)
+    }
+
     /// What is to be sent.
     pub(super) fn out(&mut self) -> &mut Out {
         if self.sending.out.is_empty() {

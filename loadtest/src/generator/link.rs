@@ -2,6 +2,12 @@
 //!
 //! All of them are in one epoll, edge by edge, so that a request costs no call but those that send, wait and read. A connection
 //! that breaks takes its requests with it; the next request opens another.
+//!
+//! Answers are told with the time at which the kernel received them, so nobody has to be woken for one: they may be harvested when
+//! something else is to be done, unless [`Links::is_pressing`].
+
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::mem;
@@ -13,13 +19,16 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::io::{Errno, ioctl_fionbio};
-use rustix::net::{RecvFlags, SendFlags, connect, recv, send, sockopt};
+use rustix::net::{SendFlags, connect, send, sockopt};
+use rustix::thread::{NanosleepRelativeResult, nanosleep};
 use slab::Slab;
 
-use super::answer::Ended;
+use super::answer::{Ended, Heard};
+use super::clock::Clock;
 use super::http1::Http1;
 use super::http2::Http2;
 use super::out::Out;
+use super::stamp::{Read, Stamps};
 use super::{Protocol, Target, Transport};
 use crate::identity::Signal;
 
@@ -39,7 +48,14 @@ pub(super) struct Links {
     pods: Vec<Lines>,
     opened: u32,
     buffer: Vec<u8>,
-    ends: Vec<Ended>,
+    stamps: Stamps,
+    /// What was read last had a stamp.
+    is_stamped: bool,
+    /// Connections that are pressing.
+    pressing: usize,
+    /// Of what is read now.
+    ended: Vec<Ended>,
+    ends: Vec<Heard>,
 }
 
 /// A pod's connections.
@@ -59,6 +75,8 @@ struct Connection {
     number: u32,
     pod: usize,
     is_connected: bool,
+    /// What happens to it is to be heard at once.
+    is_pressing: bool,
     talk: Talk,
 }
 
@@ -79,6 +97,10 @@ impl Links {
             pods: (0..pods).map(|_| lines()).collect(),
             opened: 0,
             buffer: vec![0; READ_MAX],
+            stamps: Stamps::new(),
+            is_stamped: false,
+            pressing: 0,
+            ended: Vec::new(),
             ends: Vec::new(),
         })
     }
@@ -98,10 +120,11 @@ impl Links {
                     Talk::Http(talk) => talk.start(token, signal, body),
                 }
                 self.flush(key);
+                self.weigh(key);
                 Some(key)
             }
             Err(error) => {
-                self.ends.push(Ended { token, answer: Err(format!("{error:#}")) });
+                self.ends.push(Ended { token, answer: Err(format!("{error:#}")) }.into());
                 None
             }
         }
@@ -115,28 +138,33 @@ impl Links {
                 talk.cancel(token);
                 self.flush(key);
                 self.settle(key);
+                self.weigh(key);
             }
             Talk::Http(_) => self.close(key),
         }
     }
 
     /// How requests have ended since this was last asked.
-    pub(super) fn ends(&mut self) -> Vec<Ended> {
+    pub(super) fn ends(&mut self) -> Vec<Heard> {
         mem::take(&mut self.ends)
     }
 
     /// Takes back what [`Links::ends`] gave, emptied, to be used again.
-    pub(super) fn reuse(&mut self, mut ends: Vec<Ended>) {
+    pub(super) fn reuse(&mut self, mut ends: Vec<Heard>) {
         if self.ends.is_empty() {
             ends.clear();
             self.ends = ends;
         }
     }
 
+    /// Whether what arrives must be looked at when it does, since it would not be known when that was, or something waits for it.
+    pub(super) fn is_pressing(&self) -> bool {
+        !self.is_stamped || self.pressing > 0
+    }
+
     /// Returns when something has arrived, or at the end of that time: then false.
     pub(super) fn wait(&self, time: Duration) -> io::Result<bool> {
-        let time =
-            Timespec { tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX), tv_nsec: time.subsec_nanos().into() };
+        let time = timespec(time);
         // Not with the epoll itself, whose time is in milliseconds.
         match poll(&mut [PollFd::new(&self.epoll, PollFlags::IN)], Some(&time)) {
             Ok(count) => Ok(count > 0),
@@ -146,7 +174,8 @@ impl Links {
     }
 
     /// Handles what has arrived.
-    pub(super) fn look(&mut self) -> io::Result<()> {
+    pub(super) fn look(&mut self, clock: &mut Clock) -> io::Result<()> {
+        clock.compare();
         loop {
             let mut events = mem::take(&mut self.events);
             events.clear();
@@ -154,7 +183,7 @@ impl Links {
             let is_all = events.len() < EVENTS_MAX;
             for event in &events {
                 let (data, flags) = (event.data.u64(), event.flags);
-                self.happened(data, flags);
+                self.happened(data, flags, clock);
             }
             self.events = events;
             if is_all {
@@ -163,7 +192,7 @@ impl Links {
         }
     }
 
-    fn happened(&mut self, data: u64, flags: epoll::EventFlags) {
+    fn happened(&mut self, data: u64, flags: epoll::EventFlags, clock: &Clock) {
         let Some((key, number)) = keyed(data) else { return };
         let Some(connection) = self.connections.get_mut(key).filter(|connection| connection.number == number) else {
             return;
@@ -181,28 +210,36 @@ impl Links {
         }
         let ends = flags.intersects(epoll::EventFlags::RDHUP | epoll::EventFlags::HUP | epoll::EventFlags::ERR);
         if (ends || flags.contains(epoll::EventFlags::IN))
-            && let Err(error) = self.read(key, ends)
+            && let Err(error) = self.read(key, ends, clock)
         {
             return self.broken(key, &format!("{error:#}"));
         }
         self.flush(key);
         self.settle(key);
+        self.weigh(key);
     }
 
-    fn read(&mut self, key: usize, to_end: bool) -> Result<()> {
+    fn read(&mut self, key: usize, to_end: bool, clock: &Clock) -> Result<()> {
         let connection = &mut self.connections[key];
         loop {
-            let count = match recv(&connection.socket, &mut self.buffer[..], RecvFlags::DONTWAIT) {
-                Ok((count, _)) => count,
+            let Read { count, stamp } = match self.stamps.read(&connection.socket, &mut self.buffer[..]) {
+                Ok(read) => read,
                 Err(Errno::AGAIN) => return Ok(()),
                 Err(Errno::INTR) => continue,
                 Err(error) => return Err(error).context("reading"),
             };
-            match &mut connection.talk {
-                Talk::Http(talk) => talk.receive(&self.buffer[..count], count == 0, &mut self.ends)?,
-                Talk::Grpc(_) if count == 0 => return Err(anyhow!("the peer closed the connection")),
-                Talk::Grpc(talk) => talk.receive(&self.buffer[..count], &mut self.ends)?,
+            let bytes = &self.buffer[..count];
+            let received = match &mut connection.talk {
+                Talk::Http(talk) => talk.receive(bytes, count == 0, &mut self.ended),
+                Talk::Grpc(_) if count == 0 => Err(anyhow!("the peer closed the connection")),
+                Talk::Grpc(talk) => talk.receive(bytes, &mut self.ended),
+            };
+            if count > 0 {
+                self.is_stamped = stamp.is_some();
             }
+            let arrived = stamp.and_then(|stamp| clock.stamped(stamp));
+            self.ends.extend(self.ended.drain(..).map(|ended| Heard { ended, arrived }));
+            received?;
             if count == 0 || (count < READ_MAX && !to_end) {
                 return Ok(());
             }
@@ -250,6 +287,9 @@ impl Links {
         let (socket, address) = self.target.socket(pod)?;
         ioctl_fionbio(&socket, true)?;
         sockopt::set_tcp_nodelay(&socket, true)?;
+        if !Stamps::ask(&socket) {
+            self.is_stamped = false;
+        }
         let is_connected = match connect(&socket, &address) {
             Ok(()) => true,
             Err(Errno::INPROGRESS) => false,
@@ -265,7 +305,7 @@ impl Links {
         let data = u64::from(number) << 32 | u64::try_from(entry.key()).context("too many connections")?;
         epoll::add(&self.epoll, &socket, epoll::EventData::new_u64(data), flags)?;
         let key = entry.key();
-        entry.insert(Connection { socket, address, number, pod, is_connected, talk });
+        entry.insert(Connection { socket, address, number, pod, is_connected, is_pressing: false, talk });
         Ok(key)
     }
 
@@ -293,17 +333,26 @@ impl Links {
         }
     }
 
+    /// After something was done with a connection, if it is still there.
+    fn weigh(&mut self, key: usize) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let is_pressing = !connection.is_connected || connection.talk.is_pressing();
+        self.pressing = self.pressing - usize::from(connection.is_pressing) + usize::from(is_pressing);
+        connection.is_pressing = is_pressing;
+    }
+
     fn broken(&mut self, key: usize, words: &str) {
         let abandoned = match &mut self.connections[key].talk {
             Talk::Grpc(talk) => talk.abandon(),
             Talk::Http(talk) => talk.abandon().into_iter().collect(),
         };
-        self.ends.extend(abandoned.into_iter().map(|token| Ended { token, answer: Err(words.to_owned()) }));
+        self.ends.extend(abandoned.into_iter().map(|token| Ended { token, answer: Err(words.to_owned()) }.into()));
         self.close(key);
     }
 
     fn close(&mut self, key: usize) {
         let connection = self.connections.remove(key);
+        self.pressing -= usize::from(connection.is_pressing);
         self.pods[connection.pod].forget(key);
     }
 }
@@ -322,6 +371,27 @@ impl Talk {
             Self::Http(talk) => talk.out(),
         }
     }
+
+    fn is_pressing(&mut self) -> bool {
+        let waits = match self {
+            Self::Grpc(talk) => talk.is_pressing(),
+            // One request at a time.
+            Self::Http(_) => false,
+        };
+        waits || !self.out().is_empty()
+    }
+}
+
+/// Returns at the end of that time, whatever arrives; earlier after a signal.
+pub(super) fn nap(time: Duration) -> io::Result<()> {
+    match nanosleep(&timespec(time)) {
+        NanosleepRelativeResult::Ok | NanosleepRelativeResult::Interrupted(_) => Ok(()),
+        NanosleepRelativeResult::Err(error) => Err(error.into()),
+    }
+}
+
+fn timespec(time: Duration) -> Timespec {
+    Timespec { tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX), tv_nsec: time.subsec_nanos().into() }
 }
 
 /// A connection's key and number.

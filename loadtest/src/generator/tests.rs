@@ -1,3 +1,5 @@
+use std::time::SystemTime;
+
 use super::*;
 use crate::judge::{Judge, Settings};
 use crate::profile::{Profile, SHOP};
@@ -66,6 +68,21 @@ fn every_transport_delivers_every_item() {
             }
         }
     }
+}
+
+/// Scenario: the generator is about to sleep, with every kind of thing ahead of it.
+/// Guarantees: answers wake it only where something waits for them, and else wait for 5 ms at most.
+#[test]
+fn answers_wake_nobody_who_does_not_wait_for_one() {
+    const MS: u64 = 1_000_000;
+    let (nap, wait) = (|ms| Rest::Nap(Duration::from_millis(ms)), |ms| Rest::Wait(Duration::from_millis(ms)));
+    assert_eq!(Rest::of(Some(12 * MS), u64::MAX, 10 * MS, false), nap(2));
+    assert_eq!(Rest::of(Some(12 * MS), 11 * MS, 10 * MS, false), nap(1), "one times out before");
+    assert_eq!(Rest::of(Some(9 * MS), u64::MAX, 10 * MS, false), nap(0), "late already");
+    assert_eq!(Rest::of(Some(12 * MS), u64::MAX, 10 * MS, true), wait(2));
+    assert_eq!(Rest::of(Some(16 * MS), u64::MAX, 10 * MS, false), wait(6), "too long for a nap");
+    assert_eq!(Rest::of(None, 11 * MS, 10 * MS, false), wait(1), "only answers are left");
+    assert_eq!(Rest::of(None, u64::MAX, 10 * MS, false), Rest::Wait(LOOK));
 }
 
 /// Scenario: the backend answers nothing until all requests have come due; one of a pod may be under way at a time.

@@ -50,6 +50,23 @@ fn the_verdict_tells_what_is_sure() {
     assert_eq!(csv(&comparison).lines().count(), 19);
 }
 
+/// Scenario: the kernel stamped all answers of an arm but the first, and none of another.
+/// Guarantees: it is said where latencies are those of the reading, and nowhere else.
+#[test]
+fn answers_without_a_stamp_are_told() {
+    let mut comparison = comparison();
+    for cell in &mut comparison.cells {
+        (cell.requests.due, cell.requests.acknowledged) = (1_000, 1_000);
+        cell.requests.unstamped = if cell.arm == "otelcol" { 1_000 } else { 1 };
+    }
+    let told = verdict(&comparison);
+    let told: Vec<_> = told.iter().filter(|line| line.starts_with("STAMPS")).collect();
+    assert!(
+        matches!(told[..], [line] if line.contains("otelcol: the kernel did not tell when 6000 of 6000")),
+        "{told:#?}"
+    );
+}
+
 /// Scenario: an arm lost items in one round, another arm is missing, and the Collector's is not in the run.
 /// Guarantees: each of the three is said.
 #[test]

@@ -7,6 +7,9 @@ use crate::verdict::{OTHERS_MAX, ROUNDS_MIN, Ratio, disturbed, mistakes, pairs, 
 /// A generator that takes more than this of a run's CPU should be read beside its figures.
 const GENERATOR_SHARE_MAX: f64 = 0.15;
 
+/// Of an arm's answers, how many may come at a time that the kernel does not tell, without a word: it begins a moment late.
+const UNSTAMPED_MAX: f64 = 0.01;
+
 /// The least of them in the largest, for ways of counting memory to agree.
 const MEMORY_AGREES: f64 = 0.8;
 
@@ -74,6 +77,7 @@ pub(super) fn findings(comparison: &Comparison) -> Vec<String> {
             share * 100.0
         ));
     }
+    out.extend(comparison.arms.iter().filter_map(|arm| unstamped(comparison, &arm.name)));
     out.extend(comparison.arms.iter().filter_map(|arm| disagreement(comparison, &arm.name)));
     out.extend(neighbours(comparison));
     if !comparison.has_collector_sidecars() {
@@ -84,6 +88,18 @@ pub(super) fn findings(comparison: &Comparison) -> Vec<String> {
         );
     }
     out
+}
+
+/// Answers that have a later time than others would have.
+fn unstamped(comparison: &Comparison, arm: &str) -> Option<String> {
+    let sum = |of: fn(&Cell) -> u64| comparison.of(arm).map(of).sum::<u64>();
+    let (unstamped, answers) = (sum(|cell| cell.requests.unstamped), sum(|cell| cell.requests.acknowledged));
+    (unstamped as f64 > UNSTAMPED_MAX * answers as f64).then(|| {
+        format!(
+            "STAMPS {arm}: the kernel did not tell when {unstamped} of {answers} answers arrived: they count from when they were \
+             read, and the generator was woken for each, which makes it dearer"
+        )
+    })
 }
 
 /// Three ways of counting one arm's memory that differ by more than a fifth: none of them is simply right.
