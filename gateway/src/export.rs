@@ -12,6 +12,7 @@ mod cursors;
 mod desk;
 mod drr;
 mod engine;
+mod gather;
 mod headers;
 mod lane;
 mod link;

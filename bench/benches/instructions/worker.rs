@@ -29,7 +29,7 @@ pub(crate) const EXPORT: &str = "pillion_gateway::export::engine::Engine::turn";
 pub(crate) const REQUESTS: u32 = 60;
 pub(crate) const SECTIONS: u32 = 8;
 /// The backend's time to answer: more than export gathers small batches for, or how fast the machine is would decide whether it does.
-pub(crate) const ANSWER_AFTER: Duration = Duration::from_millis(5);
+pub(crate) const ANSWER_AFTER: Duration = Duration::from_millis(10);
 /// For one request to be delivered, on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 

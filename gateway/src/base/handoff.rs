@@ -120,6 +120,17 @@ impl Handoff {
         Poll::Ready(())
     }
 
+    /// Whether there is anything to take; nothing is taken. With nothing the task is registered to be woken, as by
+    /// [`Handoff::poll_take`]; with something it is not, and whoever hands over more wakes nobody.
+    pub fn poll_any(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut inner = self.lock();
+        if inner.entries.is_empty() {
+            inner.waker = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        Poll::Ready(())
+    }
+
     /// Whether more may be given up: while export does not take, what it is to be told is bounded like everything else.
     pub fn has_room_for_losses(&self) -> bool {
         self.lock().given_up < GIVEN_UP_MAX

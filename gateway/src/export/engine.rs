@@ -4,8 +4,7 @@
 //! written on a small pool, names are resolved there too.
 //!
 //! ```text
-//! arrivals   Handoff, taken at most once a millisecond while batches are small: a busy gateway merges, an idle one
-//!            sends at once
+//! arrivals   Handoff, by way of Gather: a busy gateway merges small ones, an idle one sends at once
 //! orders     Desk: attach, detach, drain
 //! landed     answers to requests       -> settle
 //! reads      backlog from the log      -> lanes
@@ -38,6 +37,7 @@ use super::board::{Gauges, OutletGauge};
 use super::breaker::Sent;
 use super::classify::{Failure, Fault};
 use super::desk::{Desk, DrainOrder, Order};
+use super::gather::Gather;
 use super::merge::{Key, Member, message};
 use super::outlet::{Composed, Lanes, Outlet, Transport};
 use super::status::Accepted;
@@ -47,12 +47,6 @@ use crate::base::mailbox::Mailbox;
 use crate::base::{DestinationName, Sequence, TenantId};
 use crate::queue::{Completion, Departure, Queue, Read};
 use crate::sink::{Delivery, Sink};
-
-/// While batches are small, arrivals are taken no more often: merged requests are what makes small ones cheap.
-const GATHER: Duration = Duration::from_millis(1);
-
-/// Batches of this average size are worth gathering.
-const GATHER_BYTES_MAX: usize = super::merge::LONE_BYTES_MIN;
 
 /// Reads of the log at once. The pool has two threads for them.
 const READS_MAX: usize = 2;
@@ -141,7 +135,7 @@ pub(super) struct Engine {
     looks: FuturesUnordered<Pin<Box<dyn Future<Output = overdue::Looked>>>>,
     /// When the last one was, and how long after it the next may be.
     checkpointed: (Instant, Duration),
-    gather_until: Option<Instant>,
+    gather: Gather,
     alarms: BinaryHeap<Reverse<Instant>>,
     /// Lanes that rest.
     resting: Vec<u32>,
@@ -200,7 +194,7 @@ impl Engine {
             overdue: VecDeque::new(),
             looks: FuturesUnordered::new(),
             checkpointed: (Instant::now(), CHECKPOINT_INTERVAL_FIRST),
-            gather_until: None,
+            gather: Gather::Idle,
             alarms: BinaryHeap::new(),
             resting: Vec::new(),
             draining: None,
@@ -248,10 +242,7 @@ impl Engine {
             ready = true;
         }
         ready |= !self.inbox.landed.is_empty() || !self.inbox.reads.is_empty() || !self.inbox.looked.is_empty();
-        if self.gather_until.is_none_or(|until| until <= now) {
-            self.gather_until = None;
-            ready |= self.handoff.poll_take(cx, &mut self.inbox.arrivals).is_ready();
-        }
+        ready |= self.gather.poll(now, &self.handoff, cx, &mut self.inbox.arrivals).is_ready();
         if ready {
             return Poll::Ready(());
         }
@@ -268,7 +259,7 @@ impl Engine {
         let cutoff = self.draining.as_ref().map(drain::cutoff);
         let probes =
             self.outlets.iter().filter_map(|outlet| outlet.breaker.until()).filter(|until| *until > self.now).min();
-        [rest, probes, self.volatiles.next_due(), self.checkpoint_due, self.next_sweep(), self.gather_until, cutoff]
+        [rest, probes, self.volatiles.next_due(), self.checkpoint_due, self.next_sweep(), self.gather.alarm(), cutoff]
             .into_iter()
             .flatten()
             .min()

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use super::super::gather::Gather;
 use super::Engine;
 use crate::base::TenantId;
 use crate::queue::{Completion, Departure, Reply};
@@ -17,7 +18,7 @@ impl Engine {
     pub(super) fn depart(&mut self, departure: Departure) {
         self.tenants.entry(departure.tenant).or_default().leaving = Some(departure);
         self.departing.push(departure);
-        (self.gather_until, self.sweep) = (None, true);
+        (self.gather, self.sweep) = (Gather::Idle, true);
     }
 
     pub(super) fn detach(&mut self, departure: Departure) {

@@ -10,6 +10,7 @@ use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
 use super::super::desk::DrainOrder;
+use super::super::gather::Gather;
 use super::Engine;
 
 /// When requests in flight are no longer waited for.
@@ -19,7 +20,7 @@ pub(super) fn cutoff(order: &DrainOrder) -> Instant {
 
 impl Engine {
     pub(super) fn begin_drain(&mut self, order: DrainOrder) {
-        (self.gather_until, self.sweep) = (None, true);
+        (self.gather, self.sweep) = (Gather::Idle, true);
         let deliver = order.deliver;
         self.draining = Some(order);
         if !deliver {

@@ -11,7 +11,7 @@ use super::super::lane::Lane;
 use super::super::merge::{Key, Record, Refusals};
 use super::super::outlet::Probe;
 use super::super::volatile::Stage;
-use super::{Engine, Filed, GATHER, GATHER_BYTES_MAX, READS_MAX, ReadDone};
+use super::{Engine, Filed, READS_MAX, ReadDone};
 use crate::base::handoff::{Arrival, Committed};
 use crate::base::{Batch, DestinationName, Sequence, Signal};
 use crate::queue::{Append, AppendError, Completion, CursorOf, Read, Reply};
@@ -92,8 +92,8 @@ impl Engine {
                 Arrival::GivenUp(given_up) => self.give_up(given_up),
             }
         }
-        if count > 0 && bytes / count < GATHER_BYTES_MAX && self.draining.is_none() {
-            self.gather_until = Some(self.now + GATHER);
+        if self.draining.is_none() {
+            self.gather.took(count, bytes, self.now);
         }
     }
 
