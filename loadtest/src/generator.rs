@@ -288,13 +288,15 @@ impl Generator {
                 self.links.look(&mut self.clock)?;
             }
             self.settle()?;
-            self.time_out()?;
+            let mut now = self.clock.elapsed();
+            self.time_out(now)?;
             ensure!(!stops(), "the run was ended early");
             // A rate that cannot be kept would never let go of this thread.
-            while schedule.peek().is_some_and(|at| at <= self.clock.elapsed()) && !stops() {
+            while schedule.peek().is_some_and(|at| at <= now) && !stops() {
                 if let Some(due) = schedule.next() {
-                    self.due(due)?;
+                    self.due(due, now)?;
                 }
+                now = self.clock.elapsed();
             }
             self.settle()?;
             let next = schedule.peek();
@@ -314,15 +316,15 @@ impl Generator {
         }
     }
 
-    /// A request has come due.
-    fn due(&mut self, due: Due) -> Result<()> {
+    /// A request has come due, as is noticed now.
+    fn due(&mut self, due: Due, now: u64) -> Result<()> {
         self.live.due.fetch_add(1, Ordering::Relaxed);
         self.outcome.due += 1;
-        self.outcome.lateness.record_ns(self.clock.elapsed().saturating_sub(due.at));
+        self.outcome.lateness.record_ns(now.saturating_sub(due.at));
         let pod = &mut self.pods[usize::from(due.pod)];
         if pod.outstanding < self.bounds.outstanding {
             pod.outstanding += 1;
-            return self.start(due);
+            return self.start(due, now);
         }
         if pod.waiting.len() < self.bounds.waiting {
             pod.waiting.push_back(due);
@@ -335,7 +337,7 @@ impl Generator {
         Ok(())
     }
 
-    fn start(&mut self, due: Due) -> Result<()> {
+    fn start(&mut self, due: Due, now: u64) -> Result<()> {
         let templates = self.plan.templates(due.signal);
         let pod = &mut self.pods[usize::from(due.pod)];
         pod.requests += 1;
@@ -344,7 +346,6 @@ impl Generator {
         let items = template.items();
         let taken = self.ledger.take(due.pod, due.signal, items);
         let first = taken.ok().context("the run is too long: the account of its items is full")?;
-        let now = self.clock.elapsed();
         let stamp = Stamp {
             pod: due.pod,
             variant: u8::try_from(variant).context("at most VARIANTS_MAX templates")?,
@@ -393,7 +394,7 @@ impl Generator {
         match pod.waiting.pop_front() {
             Some(due) => {
                 self.waiting -= 1;
-                self.start(due)
+                self.start(due, self.clock.elapsed())
             }
             None => {
                 pod.outstanding -= 1;
@@ -403,8 +404,7 @@ impl Generator {
     }
 
     /// Gives up what has had no answer for too long. All are looked at, but at most once in the time that each of them has.
-    fn time_out(&mut self) -> Result<()> {
-        let now = self.clock.elapsed();
+    fn time_out(&mut self, now: u64) -> Result<()> {
         if now < self.timeout_at {
             return Ok(());
         }

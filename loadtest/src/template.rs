@@ -6,7 +6,7 @@
 use anyhow::{Context, Result, ensure};
 use fastrand::Rng;
 
-use crate::identity::{Ids, Item, PODS_MAX, SLOTS_MAX, Signal, VARIANTS_MAX, pod_name, trace_id};
+use crate::identity::{Ids, Item, PODS_MAX, SLOTS_MAX, Signal, VARIANTS_MAX, pod_name, rename_pod, trace_id};
 use crate::item::{Parts, each_item};
 use crate::profile::{Profile, TRACE_SPANS};
 
@@ -15,6 +15,7 @@ use crate::profile::{Profile, TRACE_SPANS};
 pub struct Template {
     bytes: Vec<u8>,
     pod_at: usize,
+    pod_length: usize,
     slots: Vec<Slot>,
 }
 
@@ -81,7 +82,7 @@ impl Template {
         })?;
         ensure!(!incomplete && slots.len() == items, "the profile's items have an id and two times each");
         let pod_at = pod_at.context("the profile's resource names the pod")?;
-        Ok(Self { bytes, pod_at, slots })
+        Ok(Self { bytes, pod_at, pod_length: name.len(), slots })
     }
 
     /// Items in a request.
@@ -109,7 +110,7 @@ impl Template {
         let begin = out.len();
         out.extend_from_slice(&self.bytes);
         let request = &mut out[begin..];
-        put(request, self.pod_at, pod_name(usize::from(stamp.pod)).as_bytes());
+        rename_pod(&mut request[self.pod_at..self.pod_at + self.pod_length], stamp.pod);
         let mut first_id = 0;
         for (number, slot) in self.slots.iter().enumerate() {
             let place = u16::try_from(number).expect("at most SLOTS_MAX slots");

@@ -26,6 +26,8 @@ pub(super) struct Clock {
     started: Instant,
     started_unix: u64,
     distance: Distance,
+    /// When the clocks were compared last.
+    compared_at: u64,
 }
 
 /// What is known of the clocks' distance.
@@ -52,7 +54,8 @@ impl Clock {
         let started_unix = unix_now();
         ensure!((1..u64::MAX).contains(&started_unix), "the clock of the day is not between 1970 and 2554");
         let reading = Reading { before: 0, unix: started_unix, after: since(started) };
-        let mut clock = Self { started, started_unix, distance: Distance::of(reading) };
+        let (distance, compared_at) = (Distance::of(reading), reading.after);
+        let mut clock = Self { started, started_unix, distance, compared_at };
         (0..COMPARISONS).for_each(|_| clock.compare());
         Ok(clock)
     }
@@ -71,13 +74,16 @@ impl Clock {
     pub(super) fn compare(&mut self) {
         let before = self.elapsed();
         let unix = unix_now();
-        self.distance = self.distance.step(Reading { before, unix, after: self.elapsed() });
+        self.compared_at = self.elapsed();
+        self.distance = self.distance.step(Reading { before, unix, after: self.compared_at });
     }
 
     /// The time of the run at which the kernel stamped something, and a moment more rather than less. `None` if that cannot be
     /// told.
     pub(super) fn stamped(&self, stamp: u64) -> Option<u64> {
-        Some(self.distance.elapsed(stamp)?.min(self.elapsed()))
+        let elapsed = self.distance.elapsed(stamp)?;
+        // Most are older than the look.
+        Some(if elapsed <= self.compared_at { elapsed } else { elapsed.min(self.elapsed()) })
     }
 }
 

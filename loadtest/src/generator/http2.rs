@@ -14,17 +14,18 @@
 
 mod blocks;
 mod frame;
+mod statuses;
 
 #[cfg(test)]
 mod tests;
 
 use std::mem;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
-use loona_hpack::Decoder;
+use anyhow::{Context, Result, bail, ensure};
 
 use self::blocks::Blocks;
 use self::frame::{Head, Kind, PREFACE, code_name, number, parameters, put_frame, put_settings, setting, unpadded};
+use self::statuses::Statuses;
 use super::answer::{ANSWER_MAX, Answer, Ended, rejects_some};
 use super::out::Out;
 use crate::identity::Signal;
@@ -38,9 +39,6 @@ const FRAME_MAX: usize = 16_384;
 
 /// Bytes of a header block, CONTINUATIONs and their heads included.
 const BLOCK_MAX: usize = 64 << 10;
-
-/// Bytes of the table that the peer's header blocks refer to: the default.
-const TABLE_MAX: usize = 4_096;
 
 /// Answers to what the peer sends of itself (PING, SETTINGS, data) that wait to be sent.
 const REPLIES_MAX: u32 = 1_024;
@@ -63,7 +61,7 @@ pub(super) struct Http2 {
     blocks: Blocks,
     /// The beginning of a frame: at most a head and [`FRAME_MAX`].
     input: Vec<u8>,
-    decoder: Decoder<'static>,
+    statuses: Statuses,
     /// A header block whose end is still to come.
     block: Option<Block>,
     /// In the order of their start, so those that wait for a stream are the last.
@@ -117,13 +115,6 @@ struct Call {
     message: Vec<u8>,
 }
 
-/// Headers that matter.
-#[derive(Default)]
-struct Statuses {
-    http: Option<u16>,
-    grpc: Option<u32>,
-}
-
 impl Http2 {
     /// A connection on which nothing was sent yet; `encoding` is that of the messages.
     pub(super) fn new(encoding: Option<&'static str>) -> Self {
@@ -138,13 +129,11 @@ impl Http2 {
             ],
         );
         put_frame(out.bytes(), Kind::WindowUpdate, 0, 0, &(CONNECTION_WINDOW - 65_535).to_be_bytes());
-        let mut decoder = Decoder::new();
-        decoder.set_max_allowed_table_size(TABLE_MAX);
         Self {
             sending: Sending { out, window: 65_535, frame_max: FRAME_MAX },
             blocks: Blocks::new(encoding),
             input: Vec::new(),
-            decoder,
+            statuses: Statuses::new(),
             block: None,
             calls: Vec::new(),
             streams: 0,
@@ -315,7 +304,7 @@ impl Http2 {
     /// Headers or trailers.
     fn answered(&mut self, stream: u32, ends_stream: bool, block: &[u8], ends: &mut Vec<Ended>) -> Result<()> {
         // Also for a call that was given up: later blocks refer to the fields of this one.
-        let statuses = Statuses::read(&mut self.decoder, block)?;
+        let statuses = self.statuses.read(block)?;
         let Some(at) = self.find(stream)? else { return Ok(()) };
         let call = &mut self.calls[at];
         // Unless both sides have ended the stream, the peer is told that nothing more is wanted or sent.
@@ -526,21 +515,5 @@ impl Call {
             0 => Answer::Accepted,
             status => Answer::Refused(status),
         }
-    }
-}
-
-impl Statuses {
-    fn read(decoder: &mut Decoder<'static>, block: &[u8]) -> Result<Self> {
-        let mut found = Self::default();
-        let decoded = decoder.decode_with_cb(block, |name, value| {
-            let value = || std::str::from_utf8(&value).ok();
-            match &*name {
-                b":status" => found.http = value().and_then(|value| value.parse().ok()),
-                b"grpc-status" => found.grpc = value().and_then(|value| value.parse().ok()),
-                _ => {}
-            }
-        });
-        decoded.map_err(|error| anyhow!("the peer's headers: {error}"))?;
-        Ok(found)
     }
 }

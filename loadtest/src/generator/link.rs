@@ -81,7 +81,7 @@ struct Connection {
 }
 
 enum Talk {
-    Grpc(Http2),
+    Grpc(Box<Http2>),
     Http(Http1),
 }
 
@@ -297,7 +297,7 @@ impl Links {
         };
         let (encoding, number) = (self.transport.compression.name(), self.opened);
         let talk = match self.transport.protocol {
-            Protocol::Grpc => Talk::Grpc(Http2::new(encoding)),
+            Protocol::Grpc => Talk::Grpc(Box::new(Http2::new(encoding))),
             Protocol::Http => Talk::Http(Http1::new(encoding, self.transport.keep)),
         };
         let entry = self.connections.vacant_entry();
