@@ -133,6 +133,20 @@ pub fn pod_name(pod: usize) -> String {
     format!("cart-{pod:04}")
 }
 
+/// Digits of an id as text, hexadecimal.
+pub const ID_DIGITS: usize = 16;
+
+/// An id as text.
+pub(crate) fn hexadecimal(id: u64) -> [u8; ID_DIGITS] {
+    let mut rest = id;
+    let mut out = [0; ID_DIGITS];
+    for digit in out.iter_mut().rev() {
+        *digit = b"0123456789abcdef"[usize::try_from(rest & 0xf).expect("four bits")];
+        rest >>= 4;
+    }
+    out
+}
+
 /// Makes a pod's name of another one's, where it stands.
 pub(crate) fn rename_pod(name: &mut [u8], pod: u16) {
     let mut rest = pod;

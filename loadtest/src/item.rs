@@ -10,7 +10,8 @@
 //!            the first; names, values and types do.
 //! ```
 
-use crate::identity::{Signal, mix};
+use crate::identity::{ID_DIGITS, Signal, mix};
+use crate::profile::OWN;
 use crate::wire::{Field, Fields, Malformed, Value};
 
 /// One item, where it stands.
@@ -50,6 +51,8 @@ pub struct Parts {
     pub start: Option<Patched<u64>>,
     /// When it ended, was measured or observed.
     pub end: Option<Patched<u64>>,
+    /// The text of the attribute [`OWN`].
+    pub own: Option<Patched<[u8; ID_DIGITS]>>,
     /// Digest of all the rest.
     pub digest: u64,
 }
@@ -132,7 +135,11 @@ impl Parts {
                     parts.end = Some(Patched { value: field.fixed64()?, at: field.at });
                 }
                 (Signal::Traces, 9) | (Signal::Metrics, 7) | (Signal::Logs, 6) => {
-                    parts.digest = parts.digest.wrapping_add(key_value(field.bytes()?)?);
+                    let attribute = field.bytes()?;
+                    match own(attribute)? {
+                        Some(own) => parts.own = Some(Patched { at: field.at + own.at, ..own }),
+                        None => parts.digest = parts.digest.wrapping_add(key_value(attribute)?),
+                    }
                 }
                 _ if field.is_default() => {}
                 _ => parts.digest = parts.digest.wrapping_add(term(&field)),
@@ -140,6 +147,21 @@ impl Parts {
         }
         Ok(parts)
     }
+}
+
+/// Bytes of the attribute [`OWN`]: each of its three fields (key, value, the value's text) has a tag and a length before it.
+const OWN_ATTRIBUTE: usize = 2 + OWN.len() + 2 + 2 + ID_DIGITS;
+
+/// The text of an attribute if it is [`OWN`], and where that begins.
+fn own(attribute: &[u8]) -> Result<Option<Patched<[u8; ID_DIGITS]>>, Malformed> {
+    // Nearly all others are told by their length.
+    if attribute.len() != OWN_ATTRIBUTE {
+        return Ok(None);
+    }
+    let Some((key, _)) = messages(attribute, 1).next().transpose()? else { return Ok(None) };
+    let Some((value, value_at)) = messages(attribute, 2).next().transpose()? else { return Ok(None) };
+    let Some((text, at)) = messages(value, 1).next().transpose()? else { return Ok(None) };
+    Ok(text.try_into().ok().filter(|_| key == OWN.as_bytes()).map(|value| Patched { value, at: value_at + at }))
 }
 
 fn big_endian(field: &Field<'_>) -> Result<Option<Patched<u64>>, Malformed> {

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bitmap::Bitmap;
 use crate::histogram::Latencies;
-use crate::identity::{Item, Signal, pod_name, trace_id};
+use crate::identity::{Item, Signal, hexadecimal, pod_name, trace_id};
 use crate::item::{Parts, Place, each_item, hash, messages};
 use crate::ledger::{Ledger, lane, lane_items_max};
 use crate::profile::INSTANCE;
@@ -233,7 +233,8 @@ impl Judge {
         if parts.parent.map(|parent| parent.value) != first.filter(|_| slot.has_parent) {
             return Some("its parent");
         }
-        if parts.digest.wrapping_add(place.context) != slot.digest {
+        let own = parts.id.map(|id| hexadecimal(id.value)).filter(|_| slot.has_own);
+        if parts.own.map(|own| own.value) != own || parts.digest.wrapping_add(place.context) != slot.digest {
             return Some("its content");
         }
         let is_right = parts.start.zip(parts.end).is_some_and(|(start, end)| {

@@ -31,6 +31,9 @@ pub const CARDINAL: &str = include_str!("../profiles/cardinal.toml");
 /// The resource attribute that says which pod's an item is, as the pod itself says it.
 pub const INSTANCE: &str = "service.instance.id";
 
+/// The attribute of an item whose text is that item's id, where a profile has it: no two items of a run have the same.
+pub const OWN: &str = "item.id";
+
 /// Spans of one trace in a request; the first has no parent, the others have it as theirs.
 pub const TRACE_SPANS: usize = 8;
 

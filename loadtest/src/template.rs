@@ -6,7 +6,9 @@
 use anyhow::{Context, Result, ensure};
 use fastrand::Rng;
 
-use crate::identity::{Ids, Item, PODS_MAX, SLOTS_MAX, Signal, VARIANTS_MAX, pod_name, rename_pod, trace_id};
+use crate::identity::{
+    Ids, Item, PODS_MAX, SLOTS_MAX, Signal, VARIANTS_MAX, hexadecimal, pod_name, rename_pod, trace_id,
+};
 use crate::item::{Parts, each_item};
 use crate::profile::{Profile, TRACE_SPANS};
 
@@ -30,9 +32,12 @@ pub struct Slot {
     pub duration: u64,
     /// Whether it names a parent.
     pub has_parent: bool,
+    /// Whether it has the attribute [`OWN`](crate::profile::OWN).
+    pub has_own: bool,
     id_at: usize,
     trace_at: Option<usize>,
     parent_at: usize,
+    own_at: usize,
     start_at: usize,
     end_at: usize,
 }
@@ -72,9 +77,11 @@ impl Template {
                 first: u16::try_from(first).unwrap_or(u16::MAX),
                 duration: end.value - start.value,
                 has_parent: parts.parent.is_some(),
+                has_own: parts.own.is_some(),
                 id_at: at(id.at),
                 trace_at: parts.trace.map(|trace| at(trace.at)),
                 parent_at: parts.parent.map_or(0, |parent| at(parent.at)),
+                own_at: parts.own.map_or(0, |own| at(own.at)),
                 start_at: at(start.at),
                 end_at: at(end.at),
             });
@@ -129,6 +136,9 @@ impl Template {
             }
             if slot.has_parent {
                 put(request, slot.parent_at, &first_id.to_be_bytes());
+            }
+            if slot.has_own {
+                put(request, slot.own_at, &hexadecimal(id));
             }
             put(request, slot.start_at, &stamp.time.to_le_bytes());
             put(request, slot.end_at, &(stamp.time + slot.duration).to_le_bytes());

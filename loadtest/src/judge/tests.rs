@@ -2,7 +2,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use prost::Message;
 
 use super::*;
-use crate::profile::{Profile, SHOP};
+use crate::profile::{CARDINAL, OWN, Profile, SHOP};
 use crate::template::Stamp;
 
 const TIME: u64 = 1_800_000_000_000_000_000;
@@ -15,8 +15,12 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let plan = Arc::new(Plan::new(&Profile::parse(SHOP).unwrap(), 11, 3, [20, 7, 5]).unwrap());
-        let profile = Profile::parse(SHOP).unwrap();
+        Self::of(SHOP)
+    }
+
+    fn of(profile: &str) -> Self {
+        let profile = Profile::parse(profile).unwrap();
+        let plan = Arc::new(Plan::new(&profile, 11, 3, [20, 7, 5]).unwrap());
         let resource = profile.says().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
         let judge = Judge::new(Settings { plan: plan.clone(), attested: None, resource });
         Self { judge, ledger: Ledger::new(3), plan }
@@ -78,6 +82,38 @@ fn what_an_honest_agent_does_is_no_mistake() {
     assert_eq!((account.sent, account.acknowledged, account.delivered), (96, 96, 96));
     assert_eq!(account.reordered, 30);
     assert_eq!(world.judge.delivery(&world.ledger).max().map(|longest| longest.as_millis()), Some(5));
+}
+
+/// Scenario: two requests of each signal whose items have an attribute with a value of their own; the spans of two of them exchange
+/// it, and one loses it.
+/// Guarantees: no two items have the same value, of one template or of one place in it; an honest arrival is no mistake, and an item
+/// with another's value or none is corrupted.
+#[test]
+fn values_of_their_own_are_each_items_alone() {
+    let world = World::of(CARDINAL);
+    let mut values = std::collections::HashSet::new();
+    for signal in Signal::ALL.into_iter().cycle().take(6) {
+        let request = world.request(signal, 1);
+        each_item(signal, &request, &mut |place| {
+            let own = Parts::of(signal, place.item)?.own.expect("the profile has it");
+            assert!(values.insert((signal, own.value)), "{signal:?}: {own:x?} twice");
+            Ok(())
+        })
+        .unwrap();
+        world.arrive(signal, &request);
+    }
+    assert_eq!(values.len(), 64);
+    assert_eq!(world.account().mistakes(), [""; 0]);
+
+    let request = changed(&world.request(Signal::Traces, 2), |message| {
+        let spans = spans(message);
+        let place = spans[0].attributes.iter().position(|attribute| attribute.key == OWN).unwrap();
+        let (first, rest) = spans.split_at_mut(1);
+        std::mem::swap(&mut first[0].attributes[place], &mut rest[0].attributes[place]);
+        rest[1].attributes.remove(place);
+    });
+    world.arrive(Signal::Traces, &request);
+    assert_eq!(world.account().corrupted, 3);
 }
 
 /// Scenario: each kind of mistake, once, in an otherwise good run.
