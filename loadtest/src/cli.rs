@@ -246,6 +246,28 @@ fn sweep(name: &str, pods: &[usize], rounds: usize, load: &Load) -> Result<ExitC
     exit(&all, assertions.as_ref())
 }
 
+/// What the arguments of a comparison come to, wherever it is made.
+struct Asked<'a> {
+    /// The scenario's name or file.
+    name: &'a str,
+    scenario: Scenario,
+    rounds: usize,
+    missing: Vec<Missing>,
+    out: Option<&'a Path>,
+}
+
+/// Has it made by `run`, and prints what came of it.
+fn make(asked: Asked<'_>, load: &Load, run: impl FnOnce(Request<'_>) -> Result<Comparison>) -> Result<Comparison> {
+    let Asked { name, scenario, rounds, missing, out } = asked;
+    let scratch = load.places.scratch.clone().unwrap_or_else(std::env::temp_dir);
+    let seed = load.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
+    let keep = out.map(|dir| dir.join("arms"));
+    let (scratch, keep, command) = (scratch.as_path(), keep.as_deref(), command(seed));
+    let comparison = run(Request { name, scenario, rounds, seed, command, missing, scratch, keep })?;
+    print(format_args!("{}\n{}", report::table(&comparison), report::verdict(&comparison).join("\n")))?;
+    Ok(comparison)
+}
+
 fn compare(
     name: &str,
     scenario: Scenario,
@@ -260,32 +282,20 @@ fn compare(
     let (arms, mut missing) = arms::of(&fitting, &load.places, Quota::Default)?;
     missing.extend(too_large);
     ensure!(!arms.is_empty(), "none of the arms can be run: {missing:?}");
-    let scratch = load.places.scratch.clone().unwrap_or_else(std::env::temp_dir);
-    let seed = load.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
-    let keep = out.map(|dir| dir.join("arms"));
-    let request = Request {
-        name,
-        scenario,
-        rounds,
-        seed,
-        command: command(seed),
-        missing,
-        scratch: &scratch,
-        keep: keep.as_deref(),
-    };
-    let (is_watched, length) = (stderr().is_terminal(), request.scenario.seconds);
-    let comparison = compare::run(request, &arms, &mut |progress| {
+    let (is_watched, length) = (stderr().is_terminal(), scenario.seconds);
+    make(Asked { name, scenario, rounds, missing, out }, load, |request| {
+        let made = compare::run(request, &arms, &mut |progress| {
+            if is_watched {
+                show(progress, rounds, length);
+            } else if progress.seconds == 0.0 {
+                tell(format_args!("round {}/{rounds}  {}", progress.round + 1, progress.arm));
+            }
+        })?;
         if is_watched {
-            show(progress, rounds, length);
-        } else if progress.seconds == 0.0 {
-            tell(format_args!("round {}/{rounds}  {}", progress.round + 1, progress.arm));
+            drop(write!(stderr(), "\r\x1b[K"));
         }
-    })?;
-    if is_watched {
-        drop(write!(stderr(), "\r\x1b[K"));
-    }
-    print(format_args!("{}\n{}", report::table(&comparison), report::verdict(&comparison).join("\n")))?;
-    Ok(comparison)
+        Ok(made)
+    })
 }
 
 fn saturate(

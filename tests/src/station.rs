@@ -2,13 +2,13 @@
 //! What the second one got is what was sent; what the first one got is what arrived.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use pillion_loadtest::sink::{Keep, Sink};
 
 use crate::compare;
-use crate::gateway::{Gateway, directory, free_address};
+use crate::gateway::{Gateway, below, directory};
+use crate::shim::{Ports, Shim};
 
 /// How long a test waits for what should be there in milliseconds.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -22,11 +22,9 @@ pub struct Station {
     pub arrived: Sink,
     /// Reached directly.
     pub sent: Sink,
-    /// The pod's gRPC port.
-    pub grpc: SocketAddr,
-    /// The pod's HTTP port.
-    pub http: SocketAddr,
-    shim: Child,
+    /// The pod's.
+    pub ports: Ports,
+    _shim: Shim,
     dir: tempfile::TempDir,
 }
 
@@ -37,35 +35,10 @@ impl Station {
         let arrived = Sink::start(any, Keep::Payloads).expect("a free port");
         let sent = Sink::start(any, Keep::Payloads).expect("a free port");
         let dir = directory();
-        let (grpc, http) = (free_address(), free_address());
-        let config = format!(
-            "node:
-  data_dir: DIR/data
-  admin: ADMIN
-  name: node-7
-defaults: {{destinations: [backend]}}
-destinations:
-  backend: {}
-tenants:
-  shop/cart: {{socket_dir: DIR/cart, uid: 11111111-aaaa-bbbb-cccc-000000000001, ports: {{grpc: {}, http: {}}}}}
-",
-            destination.replace("SINK", &arrived.address().to_string()),
-            grpc.port(),
-            http.port(),
-        );
-        let gateway = Gateway::start(node, dir.path(), &config);
-        let socket_dir = dir.path().join("cart");
-        let ports = ["--grpc".to_owned(), grpc.port().to_string(), "--http".to_owned(), http.port().to_string()];
-        let shim = Command::new(node)
-            .args(["shim", "run", "--dir"])
-            .arg(&socket_dir)
-            .args(&ports)
-            .stdin(Stdio::null())
-            .spawn()
-            .expect("the command under test starts");
-        let wait = Command::new(node).args(["shim", "wait", "--dir"]).arg(&socket_dir).args(&ports).status();
-        assert!(wait.is_ok_and(|status| status.success()), "the ports must be bound\n{}", gateway.explain());
-        Self { gateway, arrived, sent, grpc, http, shim, dir }
+        let ports = Ports::free();
+        let gateway = Gateway::start(node, dir.path(), &config(destination, arrived.address(), ports));
+        let shim = Shim::start(node, &below(&dir, "cart"), ports);
+        Self { gateway, arrived, sent, ports, _shim: shim, dir }
     }
 
     /// The test's directory.
@@ -92,10 +65,20 @@ tenants:
     }
 }
 
-impl Drop for Station {
-    fn drop(&mut self) {
-        // Already gone is what is wanted.
-        drop(self.shim.kill());
-        drop(self.shim.wait());
-    }
+/// Of a gateway with one tenant, whose pod has these ports, and one destination, configured as said, with `SINK` for the address.
+pub fn config(destination: &str, sink: SocketAddr, ports: Ports) -> String {
+    format!(
+        "node:
+  data_dir: DIR/data
+  admin: ADMIN
+  name: node-7
+defaults: {{destinations: [backend]}}
+destinations:
+  backend: {}
+tenants:
+  shop/cart: {{socket_dir: DIR/cart, uid: 11111111-aaaa-bbbb-cccc-000000000001, {}}}
+",
+        destination.replace("SINK", &sink.to_string()),
+        ports.config(),
+    )
 }

@@ -63,7 +63,7 @@ fn unknown_fields_survive_at_every_level() {
     let station = Station::start(NODE, BACKEND);
     let (request, scope_spans) = with_unknown_fields();
 
-    assert_eq!(post(station.http, "/v1/traces", PROTOBUF, &request).0, 200);
+    assert_eq!(post(station.ports.http, "/v1/traces", PROTOBUF, &request).0, 200);
 
     assert!(station.arrived.wait_until(Duration::from_secs(60), |_, requests| !requests.is_empty()));
     let arrived = station.arrived.payloads()[0].payload.clone();
@@ -97,14 +97,14 @@ fn what_cannot_be_taken_is_answered_and_harms_nothing_over_http() {
         ("a bomb", "/v1/traces", format!("{PROTOBUF}content-encoding: zstd\r\n"), &bomb, 413),
     ];
     for (what, path, headers, body, expected) in &cases {
-        let (status, head, answer) = post(station.http, path, headers, body);
+        let (status, head, answer) = post(station.ports.http, path, headers, body);
         assert_eq!(status, *expected, "{what}: {head}");
         let encoding = if headers.contains("json") { "application/json" } else { "application/x-protobuf" };
         assert!(head.contains(&format!("content-type: {encoding}")), "{what}: {head}");
         assert!(!answer.is_empty(), "{what}: a Status says why");
-        assert_eq!(post(station.http, "/v1/traces", PROTOBUF, &good).0, 200, "after {what}");
+        assert_eq!(post(station.ports.http, "/v1/traces", PROTOBUF, &good).0, 200, "after {what}");
     }
-    let mut stream = TcpStream::connect(station.http).unwrap();
+    let mut stream = TcpStream::connect(station.ports.http).unwrap();
     stream.write_all(b"GET /v1/traces HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
@@ -117,8 +117,8 @@ fn what_cannot_be_taken_is_answered_and_harms_nothing_over_http() {
 fn garbage_on_a_connection_harms_no_other() {
     let station = Station::start(NODE, BACKEND);
     let good = payload::traces("cart", &[1]);
-    let silent = TcpStream::connect(station.grpc).unwrap();
-    let mut half = TcpStream::connect(station.http).unwrap();
+    let silent = TcpStream::connect(station.ports.grpc).unwrap();
+    let mut half = TcpStream::connect(station.ports.http).unwrap();
     half.write_all(b"POST /v1/traces HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-protobuf\r\ncontent-length: 999\r\n\r\nabc").unwrap();
     for seed in 0..20u64 {
         let mut random = fastrand::Rng::with_seed(seed);
@@ -126,13 +126,13 @@ fn garbage_on_a_connection_harms_no_other() {
         if seed % 2 == 0 {
             garbage.splice(..0, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".iter().copied());
         }
-        let mut stream = TcpStream::connect(station.grpc).unwrap();
+        let mut stream = TcpStream::connect(station.ports.grpc).unwrap();
         // The gateway may close before it has read everything.
         drop(stream.write_all(&garbage));
         drop(stream.shutdown(Shutdown::Write));
         let mut rest = Vec::new();
         drop(stream.read_to_end(&mut rest));
-        assert_eq!(post(station.grpc, "/v1/traces", PROTOBUF, &good).0, 200, "after the garbage of seed {seed}");
+        assert_eq!(post(station.ports.grpc, "/v1/traces", PROTOBUF, &good).0, 200, "after the garbage of seed {seed}");
     }
     drop((silent, half));
 }
@@ -144,7 +144,7 @@ fn what_cannot_be_taken_is_answered_and_harms_nothing_over_grpc() {
     let station = Station::start(NODE, BACKEND);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let connection = Connection::open(station.grpc).await.unwrap();
+        let connection = Connection::open(station.ports.grpc).await.unwrap();
         let good = client::frame(&payload::traces("cart", &[1]));
         let profiles = "/opentelemetry.proto.collector.profiles.v1development.ProfilesService/Export";
         let cases = [

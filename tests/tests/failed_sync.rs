@@ -8,6 +8,7 @@ use pillion_loadtest::sink::{Keep, Sink};
 use pillion_tests::ask::{self, Answer};
 use pillion_tests::gateway::{Gateway, below, directory};
 use pillion_tests::shim::{Ports, Shim};
+use pillion_tests::station;
 use pillion_tests::sync_gate::SyncGate;
 
 const NODE: &str = env!("CARGO_BIN_EXE_pillion-node");
@@ -33,19 +34,8 @@ impl Node {
         let dir = directory();
         let sink = Sink::start(([127, 0, 0, 1], 0).into(), Keep::TraceIds("k8s.pod.name".into())).expect("a free port");
         let ports = Ports::free();
-        let config = format!(
-            "node:
-  data_dir: DIR/data
-  admin: ADMIN
-defaults: {{destinations: [backend]}}
-destinations:
-  backend: {{allow: [\"*\"], protocol: grpc, endpoint: \"http://{}\"}}
-tenants:
-  shop/cart: {{socket_dir: DIR/cart, {}}}
-",
-            sink.address(),
-            ports.config()
-        );
+        let backend = "{allow: [\"*\"], protocol: grpc, endpoint: \"http://SINK\"}";
+        let config = station::config(backend, sink.address(), ports);
         let gate = SyncGate::open(dir.path());
         let gateway = Gateway::start_through(gate.command(GATED), NODE, dir.path(), &config);
         let shim = Shim::start(NODE, &below(&dir, "cart"), ports);

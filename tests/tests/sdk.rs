@@ -130,7 +130,7 @@ fn send(through: Exporters, directly: Exporters) {
 fn everything_sent_over_grpc_arrives_as_it_was() {
     let station = Station::start(NODE, "{allow: [\"*\"], protocol: grpc, endpoint: \"http://SINK\"}");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let (through, directly) = runtime.block_on(async { (grpc(station.grpc), grpc(station.sent.address())) });
+    let (through, directly) = runtime.block_on(async { (grpc(station.ports.grpc), grpc(station.sent.address())) });
 
     send(through, directly);
 
@@ -144,7 +144,7 @@ fn everything_sent_over_http_arrives_as_it_was() {
     let station =
         Station::start(NODE, "{allow: [\"*\"], protocol: http, endpoint: \"http://SINK\", compression: gzip}");
 
-    send(http(station.http), http(station.sent.address()));
+    send(http(station.ports.http), http(station.sent.address()));
 
     assert_eq!(station.check(), [100, 3, 50]);
 }
@@ -156,10 +156,10 @@ fn either_port_speaks_either_protocol() {
     let station =
         Station::start(NODE, "{allow: [\"*\"], protocol: grpc, endpoint: \"http://SINK\", compression: zstd}");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let (through, directly) = runtime.block_on(async { (grpc(station.http), grpc(station.sent.address())) });
+    let (through, directly) = runtime.block_on(async { (grpc(station.ports.http), grpc(station.sent.address())) });
 
     send(through, directly);
-    send(http(station.grpc), http(station.sent.address()));
+    send(http(station.ports.grpc), http(station.sent.address()));
 
     assert_eq!(station.check(), [200, 6, 100]);
 }

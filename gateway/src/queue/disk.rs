@@ -114,16 +114,7 @@ impl Disk for RealDisk {
     }
 
     fn read_at(&self, file: &File, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        let mut filled = 0;
-        while filled < buf.len() {
-            match file.read_at(&mut buf[filled..], offset + filled as u64) {
-                Ok(0) => break,
-                Ok(read) => filled += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(filled)
+        read_at(file, offset, buf)
     }
 
     fn write_at(&self, file: &File, mut offset: u64, mut parts: &mut [IoSlice<'_>]) -> io::Result<()> {
@@ -163,6 +154,20 @@ impl Disk for RealDisk {
     fn sync_dir(&self) -> io::Result<()> {
         Ok(rustix::fs::fsync(&self.directory)?)
     }
+}
+
+/// Fills `buf` from `offset` on, or as much of it as the file has.
+pub(super) fn read_at(file: &File, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buf.len() {
+        match file.read_at(&mut buf[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
 }
 
 /// Reserves blocks, so that a later write cannot run out of space. A filesystem that cannot reserve gets a sparse file:

@@ -8,9 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use rustix::fs::{FallocateFlags, fallocate};
 
-use super::Percentiles;
+use super::{Percentiles, pause};
 use crate::histogram::Latencies;
-use crate::interrupt;
 
 /// Enough for one of a hundred to be told: ten are slower.
 const WRITES: u64 = 1_200;
@@ -31,8 +30,7 @@ pub(super) fn measure(dir: &Path) -> Result<Percentiles> {
     let mut latencies = Latencies::default();
     let bytes = [0x5a; BYTES];
     for number in 0..WRITES {
-        interrupt::check()?;
-        std::thread::sleep(PAUSE);
+        pause(PAUSE)?;
         let started = Instant::now();
         file.write_all_at(&bytes, number * BYTES as u64)?;
         file.sync_data()?;

@@ -6,36 +6,23 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, ensure};
 
 use super::arguments::{KubernetesArguments, Load};
-use super::{arms, command, finish, print, tell};
+use super::{Asked, arms, finish, make, tell};
 use crate::assert::Assertions;
-use crate::compare::{Missing, Request};
+use crate::compare::Missing;
 use crate::kubernetes::kubectl::Kubectl;
 use crate::kubernetes::{self, Arm, Site, Way};
-use crate::report;
 use crate::scenario::Scenario;
 
 pub(super) fn compare(name: String, rounds: usize, arguments: &KubernetesArguments, load: &Load) -> Result<ExitCode> {
     let assertions = load.places.assertions.as_deref().map(Assertions::load).transpose()?;
     let scenario = load.apply(Scenario::load(&name)?)?;
     kubernetes::check(&scenario)?;
-    let seed = load.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
     let site = site(arguments)?;
     let (arms, missing) = find(&load.arms(&Way::ALL.map(Way::name)), &site)?;
     ensure!(!arms.is_empty(), "none of the arms can be run: {missing:?}");
-    let scratch = load.places.scratch.clone().unwrap_or_else(std::env::temp_dir);
-    let keep = load.places.out.as_ref().map(|dir| dir.join("arms"));
-    let request = Request {
-        name: &name,
-        scenario,
-        rounds,
-        seed,
-        command: command(seed),
-        missing,
-        scratch: &scratch,
-        keep: keep.as_deref(),
-    };
-    let comparison = kubernetes::run(request, &site, &arms, &mut |line| tell(format_args!("{line}")))?;
-    print(format_args!("{}\n{}", report::table(&comparison), report::verdict(&comparison).join("\n")))?;
+    let asked = Asked { name: &name, scenario, rounds, missing, out: load.places.out.as_deref() };
+    let comparison =
+        make(asked, load, |request| kubernetes::run(request, &site, &arms, &mut |line| tell(format_args!("{line}"))))?;
     finish(comparison, load, assertions.as_ref())
 }
 

@@ -6,18 +6,22 @@
 //! usage: pillion-endurance [--seconds N]    (120 by default, for each of the two)
 
 use std::collections::HashSet;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::net::Ipv4Addr;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use pillion_loadtest::client::{self, Connection};
 use pillion_loadtest::sink::{Fault, Keep, Sink};
 use pillion_loadtest::{measure, payload};
-use pillion_tests::gateway::{Gateway, directory, free_address};
+use pillion_tests::gateway::{Gateway, below, directory};
+use pillion_tests::shim::{Ports, Shim};
+use pillion_tests::station;
 
 const REQUESTS_PER_SECOND: u64 = 50;
 const SPANS: u64 = 100;
+const BACKEND: &str = "{allow: [\"*\"], protocol: grpc, endpoint: \"http://SINK\", \
+                       retry_on_failure: {initial_interval: 1s, max_interval: 5s}}";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -41,8 +45,8 @@ fn main() -> ExitCode {
 struct Node {
     gateway: Gateway,
     sink: Sink,
-    shim: Child,
-    grpc: SocketAddr,
+    ports: Ports,
+    _shim: Shim,
     _dir: tempfile::TempDir,
 }
 
@@ -84,7 +88,7 @@ fn run(seconds: u64) -> Result<()> {
 
 /// Paced requests for so many seconds; the worker's RSS in KiB after each second.
 async fn send(node: &Node, first: u64, seconds: u64, acked: &mut HashSet<u64>) -> Result<Vec<u64>> {
-    let connection = Connection::open(node.grpc).await?;
+    let connection = Connection::open(node.ports.grpc).await?;
     let mut ticks = tokio::time::interval(Duration::from_micros(1_000_000 / REQUESTS_PER_SECOND));
     let mut memory = Vec::new();
     for request in 0..seconds * REQUESTS_PER_SECOND {
@@ -113,32 +117,10 @@ impl Node {
         let program = program.display().to_string();
         let dir = directory();
         let sink = Sink::start((Ipv4Addr::LOCALHOST, 0).into(), Keep::TraceIds("service.name".into()))?;
-        let (grpc, http) = (free_address(), free_address());
-        let config = format!(
-            "node:
-  data_dir: DIR/data
-  admin: ADMIN
-defaults: {{destinations: [backend]}}
-destinations:
-  backend: {{allow: [\"*\"], protocol: grpc, endpoint: \"http://{}\", retry_on_failure: {{initial_interval: 1s, max_interval: 5s}}}}
-tenants:
-  shop/cart: {{socket_dir: DIR/cart, ports: {{grpc: {}, http: {}}}}}
-",
-            sink.address(),
-            grpc.port(),
-            http.port()
-        );
-        let gateway = Gateway::start(&program, dir.path(), &config);
-        let shim = |verb: &str| {
-            let mut command = Command::new(&program);
-            let ports = [grpc.port().to_string(), http.port().to_string()];
-            command.args(["shim", verb, "--dir"]).arg(dir.path().join("cart"));
-            command.args(["--grpc", &ports[0], "--http", &ports[1]]).stdin(Stdio::null());
-            command
-        };
-        let running = shim("run").spawn()?;
-        ensure!(shim("wait").status()?.success(), "the shim did not bind its ports");
-        Ok(Self { gateway, sink, shim: running, grpc, _dir: dir })
+        let ports = Ports::free();
+        let gateway = Gateway::start(&program, dir.path(), &station::config(BACKEND, sink.address(), ports));
+        let shim = Shim::start(&program, &below(&dir, "cart"), ports);
+        Ok(Self { gateway, sink, ports, _shim: shim, _dir: dir })
     }
 
     fn wait_for(&self, acked: &HashSet<u64>) -> Result<()> {
@@ -148,12 +130,5 @@ tenants:
         let missing = acked.iter().filter(|id| !ids.contains_key(id)).count();
         ensure!(missing == 0, "{missing} acknowledged spans are missing");
         Ok(())
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        drop(self.shim.kill());
-        drop(self.shim.wait());
     }
 }

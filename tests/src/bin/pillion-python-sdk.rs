@@ -19,7 +19,7 @@ fn main() -> ExitCode {
     }
     let station =
         Station::start(&node.display().to_string(), "{allow: [\"*\"], protocol: grpc, endpoint: \"http://SINK\"}");
-    let addresses = [station.grpc, station.http, station.sent.address()].map(|address| address.to_string());
+    let addresses = [station.ports.grpc, station.ports.http, station.sent.address()].map(|address| address.to_string());
     let status = Command::new(python).arg(script).args(addresses).status().expect("python starts");
     assert!(status.success(), "{script} ended with {status}\n{}", station.gateway.explain());
     let [spans, metrics, logs] = station.check();

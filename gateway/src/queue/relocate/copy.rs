@@ -80,6 +80,7 @@ impl<D: Disk> Copy<D> {
         };
         while self.target.buffer.len() < STEP_BYTES {
             let run = self.next_run(disk)?;
+            // By a reader, or by the run before: nothing is sealed past this.
             self.refuse_spoiled()?;
             if !run.entries.is_empty() {
                 let mut is_spoiled = false;
@@ -91,7 +92,6 @@ impl<D: Disk> Copy<D> {
                     let source = self.sources.iter().find(|segment| segment.key == run.key);
                     source.inspect(|segment| segment.spoiled.store(true, Ordering::Relaxed));
                 }
-                self.refuse_spoiled()?;
             } else if !self.next_owner() {
                 self.put_metadata();
                 self.target.write_out(disk, &file)?;

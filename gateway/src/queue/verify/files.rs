@@ -2,10 +2,9 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice};
-use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 
-use super::super::disk::{Disk, Free};
+use super::super::disk::{Disk, Free, read_at};
 use super::super::format::SegmentKey;
 
 /// A directory of segment files.
@@ -59,16 +58,7 @@ impl Disk for ReadOnly {
     }
 
     fn read_at(&self, file: &File, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        let mut filled = 0;
-        while filled < buf.len() {
-            match file.read_at(&mut buf[filled..], offset + filled as u64) {
-                Ok(0) => break,
-                Ok(read) => filled += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(filled)
+        read_at(file, offset, buf)
     }
 
     fn write_at(&self, _: &File, _: u64, _: &mut [IoSlice<'_>]) -> io::Result<()> {
