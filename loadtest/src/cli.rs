@@ -71,8 +71,11 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Task::Compare { quick: true, ref load, ref kubernetes, .. } if !arguments.inside && !kubernetes.kubernetes => {
-            get_pillion(load)?;
-            get_rotel(load);
+            // The network has nothing to do while it is built.
+            std::thread::scope(|scope| {
+                scope.spawn(|| get_rotel(load));
+                get_pillion(load)
+            })?;
             enter_namespaces()
         }
         Task::Compare { ref kubernetes, .. } if kubernetes.kubernetes && !arguments.inside => {

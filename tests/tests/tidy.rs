@@ -3,7 +3,7 @@
 //!
 //! The lists of exceptions may only shrink: an entry that is no longer needed fails as well.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -149,6 +149,37 @@ fn every_mutant_still_applies() {
     let looked_at = looked_at.expect("bash and perl are there");
     let said = [looked_at.stdout, looked_at.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
     assert!(looked_at.status.success(), "{said}");
+}
+
+/// Scenario: gateway or load test begins to use a library, or a feature of one, that the other builds without.
+/// Guarantees: what both are made of has the same features in both, so the load test's first comparison, which builds both, builds
+/// it once. All but our own protocol, which is small.
+#[test]
+fn what_gateway_and_load_test_share_is_built_once() {
+    let [gateway, loadtest] = ["pillion-gateway", "pillion-loadtest"].map(features);
+    let both = gateway.iter().filter_map(|(name, features)| Some((name, features, loadtest.get(name)?)));
+    let other = both.filter(|(name, gateway, loadtest)| gateway != loadtest && !name.starts_with("pillion-proto "));
+    let wrong: Vec<_> =
+        other.map(|(name, one, other)| format!("{name}: gateway {one:?}, load test {other:?}")).collect();
+    assert!(
+        wrong.is_empty(),
+        "name these with the features of both in the workspace's Cargo.toml, and in the package that lacks them:\n{}",
+        wrong.join("\n")
+    );
+}
+
+/// What a package is made of: names and versions, each with its features.
+fn features(package: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let mut tree = std::process::Command::new(env!("CARGO"));
+    tree.args(["tree", "--locked", "--offline", "--edges", "normal,build", "--prefix", "none", "--format", "{p};{f}"]);
+    let output = tree.args(["--package", package]).current_dir(root()).output().expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        let (name, features) = line.split_once(';').expect("as the format says");
+        found.entry(name.to_owned()).or_default().insert(features.trim_end_matches(" (*)").to_owned());
+    }
+    found
 }
 
 /// Scenario: a test that a document gives as a proof is renamed, or a comment refers to a document that is not here.
