@@ -12,9 +12,16 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, socko
 use nix::sys::time::TimeSpec;
 use rustix::io::Errno;
 
-/// Where stamps are put; used again.
+use super::tcp_socket;
+
+/// Where stamps are put, used again.
 #[derive(Debug)]
-pub(super) struct Stamps(Vec<u8>);
+pub(super) struct Stamps {
+    control: Vec<u8>,
+    /// The kernel stamps while some socket asks for it, and begins a moment later: where each request has a connection of its own,
+    /// a third of the answers had none. This one asks as long as there are stamps to be read.
+    _asks: Option<OwnedFd>,
+}
 
 /// What was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,12 +33,13 @@ pub(super) struct Read {
 }
 
 impl Stamps {
+    /// Where no socket can be made, the connections ask for themselves.
     pub(super) fn new() -> Self {
-        Self(cmsg_space!(TimeSpec))
+        let asks = tcp_socket().ok().filter(Self::ask);
+        Self { control: cmsg_space!(TimeSpec), _asks: asks }
     }
 
-    /// Asks for stamps on what a socket receives; false: there are none. The first ones may be missing all the same: the kernel
-    /// begins to stamp when somebody asks, but a moment later.
+    /// Asks for stamps on what a socket receives; false: there are none.
     pub(super) fn ask(socket: &impl AsFd) -> bool {
         setsockopt(socket, sockopt::ReceiveTimestampns, &true).is_ok()
     }
@@ -39,7 +47,7 @@ impl Stamps {
     /// Reads what is there; never waits.
     pub(super) fn read(&mut self, socket: &OwnedFd, buffer: &mut [u8]) -> Result<Read, Errno> {
         let mut buffers = [IoSliceMut::new(buffer)];
-        let message = recvmsg::<()>(socket.as_raw_fd(), &mut buffers, Some(&mut self.0), MsgFlags::MSG_DONTWAIT)
+        let message = recvmsg::<()>(socket.as_raw_fd(), &mut buffers, Some(&mut self.control), MsgFlags::MSG_DONTWAIT)
             .map_err(|error| Errno::from_raw_os_error(error as i32))?;
         let stamp = message.cmsgs().ok().and_then(|mut told| {
             told.find_map(|told| match told {
@@ -54,4 +62,20 @@ impl Stamps {
 fn nanoseconds(at: TimeSpec) -> Option<u64> {
     let seconds = u64::try_from(at.tv_sec()).ok()?;
     seconds.checked_mul(1_000_000_000)?.checked_add(u64::try_from(at.tv_nsec()).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::socket::getsockopt;
+
+    use super::*;
+
+    /// Scenario: there is no connection.
+    /// Guarantees: the kernel is asked for stamps all the same, as long as somebody may read some.
+    #[test]
+    fn the_kernel_is_asked_while_there_is_no_connection() {
+        let stamps = Stamps::new();
+        let asks = stamps._asks.as_ref().expect("a socket can be made");
+        assert!(getsockopt(asks, sockopt::ReceiveTimestampns).unwrap());
+    }
 }

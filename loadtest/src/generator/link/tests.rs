@@ -1,5 +1,5 @@
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 
 use super::*;
 use crate::generator::{Compression, Here, tcp_socket};
@@ -14,6 +14,7 @@ const UNSTAMPED_MAX: usize = 100_000;
 struct Pair {
     links: Links,
     clock: Clock,
+    listener: TcpListener,
     peer: TcpStream,
     protocol: Protocol,
     /// HTTP/2: the next call's.
@@ -33,18 +34,24 @@ impl Pair {
         let mut clock = Clock::start().unwrap();
         links.send(0, 0, Signal::Traces, b"first");
         assert!(links.is_pressing(), "not connected yet");
-        let (mut peer, _) = listener.accept().unwrap();
+        let (peer, _) = listener.accept().unwrap();
         links.wait(LONG).unwrap();
         links.look(&mut clock).unwrap();
-        peer.set_nodelay(true).unwrap();
+        let mut pair = Self { links, clock, listener, peer, protocol, stream: 1 };
         if protocol == Protocol::Grpc {
-            peer.write_all(SETTINGS).unwrap();
+            pair.peer.write_all(SETTINGS).unwrap();
         }
-        let mut pair = Self { links, clock, peer, protocol, stream: 1 };
         pair.take(b"first");
         pair.answer(1);
         pair.harvest(1);
         pair
+    }
+
+    /// The peer has the next connection, and the links know that it is made.
+    fn accept(&mut self) {
+        self.peer = self.listener.accept().unwrap().0;
+        self.links.wait(LONG).unwrap();
+        self.links.look(&mut self.clock).unwrap();
     }
 
     /// The peer reads until a request has ended with that.
@@ -141,6 +148,26 @@ fn links_press_where_a_stamp_would_not_do() {
     assert!(!pair.links.is_pressing());
     pair.links.send(3, 0, Signal::Traces, &[0; 70_000]);
     assert!(pair.links.is_pressing());
+}
+
+/// Scenario: each of a thousand requests has a connection of its own, and none is open between them.
+/// Guarantees: once the kernel stamps it goes on, although it stamps only while some socket asks for it.
+#[test]
+fn stamps_outlive_connections() {
+    let mut pair = Pair::new(Protocol::Http);
+    pair.stamped();
+    for token in 0..1_000 {
+        // The peer first, so that nothing of the other end lingers.
+        pair.peer.shutdown(Shutdown::Both).unwrap();
+        let key = pair.links.connections.iter().next().unwrap().0;
+        pair.links.close(key);
+        pair.links.send(token, 0, Signal::Traces, b"request");
+        pair.accept();
+        pair.take(b"request");
+        pair.answer(1);
+        let (heard, _) = pair.harvest(1);
+        assert!(heard[0].arrived.is_some(), "request {token}: {heard:?}");
+    }
 }
 
 /// Scenario: a socket that nobody asked for stamps is read from.
