@@ -36,7 +36,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Batches that one request of the exporter is made of, and spans of each.
 const MERGED: usize = 64;
-const SPANS: u64 = 10;
+const SPANS: u32 = 10;
 const RECORD_BYTES: usize = 4 << 10;
 /// Bytes of one read of the log, as export asks for them.
 const READ_BYTES: usize = 1 << 20;
@@ -105,6 +105,12 @@ fn open(dir: &Path) -> Result<(Queue, Arc<Handoff>, TenantRecord, TenantId)> {
     Ok((queue, handoff, record, tenant))
 }
 
+/// As intake hands it on, but that nothing is reserved for it.
+fn batch(tenant: TenantId, payload: &Bytes) -> Batch {
+    let (signal, payload) = (Signal::Traces, payload.clone());
+    Batch { tenant, signal, items: SPANS, received_unix_ms: 0, payload, guard: None }
+}
+
 /// Appends one record after the other, then reads all of them so many times.
 fn be_the_queue(dir: &Path, appends: u32, reads: u32) -> Result<()> {
     let (queue, handoff, _, tenant) = open(dir)?;
@@ -113,16 +119,9 @@ fn be_the_queue(dir: &Path, appends: u32, reads: u32) -> Result<()> {
     let payload = Bytes::from(vec![7; RECORD_BYTES]);
     let (mut done, mut arrivals) = (Vec::new(), VecDeque::new());
     for _ in 0..appends {
-        let batch = Batch {
-            tenant,
-            signal: Signal::Traces,
-            items: 10,
-            received_unix_ms: 0,
-            payload: payload.clone(),
-            guard: None,
-        };
         let reply = Some(Reply { mailbox: mailbox.clone(), ticket: 0 });
-        let refused = queue.append(Append { parts: smallvec![batch], sync: true, reply }).is_err();
+        let parts = smallvec![batch(tenant, &payload)];
+        let refused = queue.append(Append { parts, sync: true, reply }).is_err();
         ensure!(!refused, "there is room for it");
         while mailbox.poll_take(&mut Context::from_waker(&waker), &mut done).is_pending() {
             std::thread::park();
@@ -169,18 +168,10 @@ fn be_the_exporter(dir: &Path, backend: SocketAddr) -> Result<()> {
         last: Sequence::ZERO,
         pending_items: [0; 3],
     });
-    let payload = request(SPANS);
+    let payload = request(SPANS.into());
     for line in std::io::stdin().lock().lines() {
         line?;
-        let batch = || Batch {
-            tenant,
-            signal: Signal::Traces,
-            items: 10,
-            received_unix_ms: 0,
-            payload: payload.clone(),
-            guard: None,
-        };
-        handoff.push((0..MERGED).map(|_| Arrival::Volatile(batch())));
+        handoff.push((0..MERGED).map(|_| Arrival::Volatile(batch(tenant, &payload))));
     }
     exporter.drain(true, Instant::now() + PATIENCE);
     Ok(queue.close()?)

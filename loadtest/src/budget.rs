@@ -10,7 +10,6 @@
 //! name = "..."
 //! instructions = 12345         of one request, record or call
 //! because = "..."              why it is what it is, since its last change
-//! within_percent = 5           where the counts themselves differ by more than a percent; else 2
 //! ```
 
 use std::fmt::Write;
@@ -18,8 +17,8 @@ use std::fmt::Write;
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
-/// By how much a path may be dearer or cheaper than its budget, in percent, unless its line says otherwise.
-pub const TOLERANCE_PERCENT: u32 = 2;
+/// By how much a path may be dearer or cheaper than its budget. The same for all: who needs more counts something else than its work.
+pub const TOLERANCE: f64 = 0.02;
 
 /// The file.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -44,13 +43,6 @@ pub struct Budget {
     pub instructions: u64,
     /// Why it is as much.
     pub because: String,
-    /// By how much it may be left, up and down.
-    #[serde(default = "tolerance")]
-    pub within_percent: u32,
-}
-
-fn tolerance() -> u32 {
-    TOLERANCE_PERCENT
 }
 
 /// What was counted.
@@ -124,15 +116,14 @@ impl Budgets {
 }
 
 fn fault(budget: &Budget, now: f64, change: f64, file: &str) -> Option<String> {
-    let Budget { name, instructions, within_percent, .. } = budget;
-    let tolerance = f64::from(*within_percent) / 100.0;
+    let Budget { name, instructions, .. } = budget;
     let percent = change.abs() * 100.0;
-    if change > tolerance {
+    if change > TOLERANCE {
         Some(format!(
             "{name} takes {now:.0} instructions, {percent:.1} % more than the {instructions} of its budget. Make it cheaper, or, if it \
              is worth that, raise `instructions` in {file} to {now:.0} and say under `because` what it is worth"
         ))
-    } else if change < -tolerance {
+    } else if change < -TOLERANCE {
         Some(format!(
             "{name} takes {now:.0} instructions, {percent:.1} % less than the {instructions} of its budget. Keep what was gained: lower \
              `instructions` in {file} to {now:.0} and say under `because` what did it"
@@ -188,18 +179,6 @@ mod tests {
         }
     }
 
-    /// Scenario: a path whose counts differ by themselves says so in its line.
-    /// Guarantees: its own tolerance counts, for it alone.
-    #[test]
-    fn a_path_may_have_a_tolerance_of_its_own() {
-        let mut budgets = budgets();
-        budgets.paths[0].within_percent = 5;
-        for (now, faults) in [(1049.0, 0), (1051.0, 1), (951.0, 0), (949.0, 1)] {
-            let counted = [Counted { name: "intake", instructions: now }];
-            assert_eq!(budgets.judge(&counted, BUILD, FILE, false).faults.len(), faults, "{now}");
-        }
-    }
-
     /// Scenario: a path is measured that the file does not have, and one of the file is not measured.
     /// Guarantees: either is a fault, so no path leaves the guard unseen; but who asks for some paths is not told of the others.
     #[test]
@@ -226,14 +205,15 @@ mod tests {
         assert_eq!(version("rustc 1.95.0 (59807616e 2026-04-14)").expect("a version"), "1.95.0");
     }
 
-    /// Scenario: a budget without a reason, one that is there twice, a misspelt key.
+    /// Scenario: a budget without a reason, one that is there twice, a misspelt key, a line that gives itself more than two percent.
     /// Guarantees: the file is refused.
     #[test]
     fn a_budget_without_a_reason_is_none() {
         let head = "rustc = \"1\"\ntarget = \"x\"\n";
         let path = |because: &str| format!("[[path]]\nname = \"a\"\ninstructions = 1\nbecause = \"{because}\"\n");
         assert!(Budgets::parse(&[head, &path("it is")].concat()).is_ok());
-        for wrong in [path(" "), path("it is").repeat(2), path("it is").replace("because", "reason")] {
+        let loose = path("it is") + "within_percent = 5\n";
+        for wrong in [path(" "), path("it is").repeat(2), path("it is").replace("because", "reason"), loose] {
             assert!(Budgets::parse(&[head, &wrong].concat()).is_err(), "{wrong}");
         }
     }

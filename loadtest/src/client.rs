@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -73,7 +73,8 @@ impl Connection {
             .body(())?;
         let mut sender = self.sender.clone().ready().await?;
         let (response, mut body) = sender.send_request(request, false)?;
-        send_all(&mut body, framed).await?;
+        // At once, for h2 to hold until the window allows it: head and body leave in one write, and a peer wakes once for both.
+        body.send_data(framed, true)?;
         let response = response.await?;
         if let Some(reply) = Reply::read(response.headers()) {
             return Ok(reply);
@@ -100,20 +101,6 @@ impl Reply {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
         Some(Self { status, message: text("grpc-message"), details: text("grpc-status-details-bin") })
     }
-}
-
-/// Sends a body under HTTP/2 flow control and ends the stream.
-pub async fn send_all(stream: &mut h2::SendStream<Bytes>, mut data: Bytes) -> Result<()> {
-    while !data.is_empty() {
-        stream.reserve_capacity(data.len());
-        let granted = match std::future::poll_fn(|cx| stream.poll_capacity(cx)).await {
-            Some(granted) => granted?,
-            None => bail!("the stream was closed by the peer"),
-        };
-        let piece = data.split_to(granted.min(data.len()));
-        stream.send_data(piece, data.is_empty())?;
-    }
-    Ok(())
 }
 
 /// A gRPC message: no compression, length, bytes.

@@ -8,13 +8,13 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// What to put before a command line: counts into files of `dir`, one for each thread and section. With `only`, nothing is counted outside
-/// functions of that name.
-pub(crate) fn command(dir: &Path, only: Option<&str>) -> Vec<OsString> {
+/// What to put before a command line: counts into files of `dir`, one for each thread and section, and nothing outside functions of these
+/// names, none of which may call another one.
+pub(crate) fn command(dir: &Path, within: &[&str]) -> Vec<OsString> {
     let file = format!("--callgrind-out-file={}", dir.join("profile").display());
     let fixed = ["valgrind", "--tool=callgrind", "--separate-threads=yes", "--fair-sched=yes", "--quiet", &file];
-    let only = only.map(|function| format!("--toggle-collect={function}"));
-    fixed.map(OsString::from).into_iter().chain(only.map(OsString::from)).collect()
+    let within = within.iter().map(|function| format!("--toggle-collect={function}"));
+    fixed.map(OsString::from).into_iter().chain(within.map(OsString::from)).collect()
 }
 
 /// Ends a section of a running program: what comes now is counted from zero.

@@ -4,16 +4,16 @@
 //! name, prints a table, and fails when one of them has left its budget, up or down. It needs valgrind.
 //!
 //! ```text
-//! intake    the whole worker, one request at a time over a real socket, each delivered before the next one is sent: what the thread
-//!           of the tenant does for it, and for ack durable the log's writer too
-//! export    of the same run: the thread of the exporter, a request of its own for each; and 64 small batches that leave as one
+//! intake    the whole worker, one request at a time over a real socket, each delivered and settled before the next one is sent: the
+//!           tenant's task, and for ack durable the log's writer too
+//! export    of the same run: the exporter, a request of its own for each; and 64 small batches that leave as one
 //! pipeline  Job::step alone: validate and enrich
 //! queue     records of 4 KiB, one at a time: the log's writer for an append, the caller for a read
 //! ```
 //!
-//! The worker and the exporter are asked for their counts after a warm-up and at the end, the other parts are counted only while a certain
-//! function runs, so neither start nor end is in a figure. The kernel's instructions are not counted, nor are other threads'. With one
-//! request at a time the same things happen in the same order on any machine.
+//! Everything is counted only while certain functions run, and the worker and the exporter are asked for their counts after a warm-up and
+//! then every few requests, so neither start nor end is in a figure. The kernel's instructions are not counted, nor are other threads', nor
+//! those of the runtime between two tasks. With one request at a time the same things happen in the same order on any machine.
 
 mod callgrind;
 mod parts;

@@ -42,7 +42,7 @@ pub(crate) fn export(base: &Path) -> Result<Vec<Counted>> {
     let (dir, profiles) = (tempfile::tempdir_in(base)?, tempfile::tempdir_in(base)?);
     let sink = Sink::start(([127, 0, 0, 1], 0).into(), Keep::Nothing)?;
     sink.answer(Pace::After(worker::ANSWER_AFTER));
-    let mut command = under_callgrind(profiles.path(), None);
+    let mut command = under_callgrind(profiles.path(), &worker::WITHIN);
     command.arg("export").arg(dir.path()).arg(sink.address().to_string());
     let mut child = command.stdin(Stdio::piped()).spawn()?;
     let mut orders = child.stdin.take().context("piped")?;
@@ -65,16 +65,15 @@ pub(crate) fn export(base: &Path) -> Result<Vec<Counted>> {
 /// What is taken within `only` in a process that does this.
 fn run(base: &Path, only: &str, [what, first, second]: [&str; 3]) -> Result<f64> {
     let (dir, profiles) = (tempfile::tempdir_in(base)?, tempfile::tempdir_in(base)?);
-    let output =
-        under_callgrind(profiles.path(), Some(only)).arg(what).arg(dir.path()).args([first, second]).output()?;
+    let output = under_callgrind(profiles.path(), &[only]).arg(what).arg(dir.path()).args([first, second]).output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let all = callgrind::all(profiles.path())?;
     ensure!(all > 0.0, "{only} was not called: was it inlined?");
     Ok(all)
 }
 
-fn under_callgrind(profiles: &Path, only: Option<&str>) -> Command {
-    let words = callgrind::command(profiles, only);
+fn under_callgrind(profiles: &Path, within: &[&str]) -> Command {
+    let words = callgrind::command(profiles, within);
     let mut command = Command::new(&words[0]);
     command.args(&words[1..]).args([PARTS, "part"]);
     command
