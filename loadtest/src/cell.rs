@@ -203,6 +203,9 @@ pub struct Cpu {
     pub sink: f64,
     /// Of the whole machine, whoever used it.
     pub machine: f64,
+    /// Asked for by the whole machine and not had: steal. Not in any of the others.
+    #[serde(default)]
+    pub stolen: f64,
     /// The length of the time in which all of these were spent.
     #[serde(default)]
     pub wall: f64,
@@ -214,6 +217,11 @@ impl Cpu {
     pub fn others(&self) -> f64 {
         let own = self.arm + self.generator + self.sink;
         if self.wall > 0.0 { ((self.machine - own) / self.wall).max(0.0) } else { 0.0 }
+    }
+
+    /// The share of the CPU time which the machine asked for that its hypervisor gave to others.
+    pub fn stolen_share(&self) -> f64 {
+        if self.stolen > 0.0 { self.stolen / (self.stolen + self.machine) } else { 0.0 }
     }
 }
 
@@ -476,7 +484,7 @@ impl Cell {
         self.noisy_latency = scenario.noisy.map(|_| Percentiles::of(noisy));
         self.lateness = Percentiles::of(&outcome.lateness);
         self.seconds = outcome.took.as_secs_f64();
-        self.void = lateness_voids(&self.lateness, &self.latency, self.cpu.others());
+        self.void = lateness_voids(&self.lateness, &self.latency, &self.cpu);
         self.requests = Requests {
             due: outcome.due,
             acknowledged: outcome.acknowledged,
@@ -557,13 +565,16 @@ fn is_enough(count: u64, share: f64) -> bool {
 }
 
 /// Why latencies say nothing when the generator was so late, and what to do about it.
-fn lateness_voids(lateness: &Percentiles, latency: &Percentiles, others: f64) -> Option<String> {
+fn lateness_voids(lateness: &Percentiles, latency: &Percentiles, cpu: &Cpu) -> Option<String> {
     let late = lateness.p99?;
     let is_much = latency.p99.is_none_or(|latency| late > LATENESS_SHARE_MAX * latency);
     (late > LATENESS_MAX_MS && is_much).then(|| {
         format!(
             "the generator was {late:.1} ms late once in a hundred requests (at most {LATENESS_MAX_MS} ms or a quarter of the \
-             ack latency's p99), while others kept {others:.1} processors busy: end what else runs here, or lower --rate or --pods"
+             ack latency's p99), while others kept {:.1} processors busy and a hypervisor kept {:.0} % of the CPU time for others: \
+             end what else runs here or on the host, or lower --rate or --pods",
+            cpu.others(),
+            cpu.stolen_share() * 100.0
         )
     })
 }

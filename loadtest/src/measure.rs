@@ -140,19 +140,30 @@ pub fn cpu_time_of_threads(name: &str) -> io::Result<Duration> {
     Ok(total)
 }
 
-/// Time that all processors of the machine were not idle since it started, in steps of 10 ms.
-pub fn machine_busy() -> io::Result<Duration> {
-    let text = fs::read_to_string("/proc/stat")?;
-    busy(&text).ok_or_else(|| io::Error::other(format!("/proc/stat reads {:?}", text.lines().next())))
+/// What all processors of the machine did since it started, in steps of 10 ms.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Machine {
+    /// Neither idle nor waiting for a disk.
+    pub busy: Duration,
+    /// Asked for, and given to other machines by the hypervisor: steal, which is not in `busy`.
+    pub stolen: Duration,
 }
 
-fn busy(text: &str) -> Option<Duration> {
+/// Read now.
+pub fn machine() -> io::Result<Machine> {
+    let text = fs::read_to_string("/proc/stat")?;
+    of_machine(&text).ok_or_else(|| io::Error::other(format!("/proc/stat reads {:?}", text.lines().next())))
+}
+
+fn of_machine(text: &str) -> Option<Machine> {
     let mut fields = text.lines().next()?.split_ascii_whitespace();
     fields.next().filter(|name| *name == "cpu")?;
-    // user nice system idle iowait irq softirq steal: what others took of this machine is not its work.
-    let ticks = fields.take(7).enumerate().filter(|(index, _)| !matches!(index, 3 | 4));
-    let ticks: Vec<u64> = ticks.map(|(_, field)| field.parse().ok()).collect::<Option<_>>()?;
-    Some(Duration::from_millis(ticks.into_iter().sum::<u64>().checked_mul(TICK_MS)?))
+    // Of old kernels the last ones are missing.
+    let ticks: Vec<u64> = fields.take(8).map(|field| field.parse().ok()).collect::<Option<_>>()?;
+    let [user, nice, system, _idle, _iowait, irq, softirq, rest @ ..] = ticks.as_slice() else { return None };
+    let time = |ticks: u64| Some(Duration::from_millis(ticks.checked_mul(TICK_MS)?));
+    let busy = [user, nice, system, irq, softirq].into_iter().try_fold(0, |sum: u64, ticks| sum.checked_add(*ticks))?;
+    Some(Machine { busy: time(busy)?, stolen: time(rest.first().copied().unwrap_or(0))? })
 }
 
 /// Memory that the machine could give out without swapping: KiB.
@@ -246,13 +257,14 @@ mod tests {
     }
 
     /// Scenario: a machine with many processors that has been up for years, and texts that are not what is expected.
-    /// Guarantees: its time is more than 32 bits of ticks; what cannot be read is no zero.
+    /// Guarantees: its time is more than 32 bits of ticks; what a hypervisor kept is apart; what cannot be read is no zero.
     #[test]
     fn a_large_machines_time_is_read() {
-        let busy_for = busy("cpu  9000000000 1 1 77 77 1 1 5\ncpu0 1").expect("it is a number");
-        assert_eq!(busy_for, Duration::from_millis(90_000_000_040));
+        let machine = of_machine("cpu  9000000000 1 1 77 77 1 1 5 9 9\ncpu0 1").expect("they are numbers");
+        assert_eq!(machine.busy, Duration::from_millis(90_000_000_040));
+        assert_eq!(machine.stolen, Duration::from_millis(50));
         for text in ["", "cpux 1", "cpu 1 2 x 4 5 6 7", "cpu 18446744073709551615 0 0 0 0 0 0"] {
-            assert_eq!(busy(text), None, "{text}");
+            assert_eq!(of_machine(text), None, "{text}");
         }
     }
 

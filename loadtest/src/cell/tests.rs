@@ -28,12 +28,13 @@ fn arms_have_the_same_load_and_other_ids() {
 fn lateness_voids_latencies_that_it_is_a_large_part_of() {
     let late = |late: f64, latency: Option<f64>| {
         let of = |p99| Percentiles { p99, ..Percentiles::default() };
-        lateness_voids(&of(Some(late)), &of(latency), 1.25)
+        let cpu = Cpu { machine: 1.25, stolen: 0.25, wall: 1.0, ..Cpu::default() };
+        lateness_voids(&of(Some(late)), &of(latency), &cpu)
     };
     assert_eq!(late(0.9, Some(1.0)), None, "below the limit");
     assert_eq!(late(3.0, Some(40.0)), None, "a small part of what was measured");
     let why = late(3.0, Some(5.0)).unwrap();
-    for words in ["3.0 ms late", "at most 1 ms", "1.2 processors", "--rate"] {
+    for words in ["3.0 ms late", "at most 1 ms", "1.2 processors", "17 % of the CPU time", "--rate"] {
         assert!(why.contains(words), "{words}: {why}");
     }
     assert!(late(3.0, None).is_some(), "no latency to be a part of");

@@ -65,6 +65,7 @@ pub const FIGURES: &[Figure] = &[
     figure("generator CPU, s", "generator_cpu_s", 3, |cell, _| Some(cell.cpu.generator)),
     figure("generator's share, %", "generator_share_percent", 1, |cell, _| Some(cell.generator_share() * 100.0)),
     figure("sink CPU, s", "sink_cpu_s", 3, |cell, _| Some(cell.cpu.sink)),
+    figure("CPU time kept by a hypervisor, %", "stolen_percent", 1, |cell, _| Some(cell.cpu.stolen_share() * 100.0)),
     figure("PSS idle, KiB a pod", "pss_idle_kib_per_pod", 0, |cell, _| {
         cell.of_processes(cell.memory.idle.pss as f64 / cell.pods as f64)
     }),

@@ -144,10 +144,13 @@ fn void_runs_say_why_and_what_holds() {
         cell.void = Some("late".to_owned());
     }
     (comparison.cells[3].cpu.machine, comparison.cells[3].cpu.wall) = (8.0, 4.0);
+    assert!(!verdict(&comparison).iter().any(|line| line.contains("hypervisor")), "there is none");
+    (comparison.cells[4].cpu.machine, comparison.cells[4].cpu.stolen) = (1.0, 1.0);
     let told = verdict(&comparison).join("\n");
     for words in [
         "VOID latencies of 2 of 18 runs (CPU, memory and the account hold): in the first of them late",
         "NOISE up to 2.0",
+        "NOISE a hypervisor gave up to 50 % of the CPU time",
         "ack latency p50: no verdict, pillion and otelcol do not differ by more than the noise (1.00 to 1.00, 5 rounds)",
         "CPU of the agents: pillion takes 0.50x of what otelcol takes (0.50 to 0.50, 6 rounds)",
     ] {

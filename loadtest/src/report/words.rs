@@ -10,6 +10,9 @@ const GENERATOR_SHARE_MAX: f64 = 0.15;
 /// Of an arm's answers, how many may come at a time that the kernel does not tell, without a word: it begins a moment late.
 const UNSTAMPED_MAX: f64 = 0.01;
 
+/// Of what a machine asks for; with more the reader is told.
+const STOLEN_MAX: f64 = 0.05;
+
 /// The least of them in the largest, for ways of counting memory to agree.
 const MEMORY_AGREES: f64 = 0.8;
 
@@ -154,6 +157,14 @@ fn noise(comparison: &Comparison) -> Vec<String> {
         out.push(format!(
             "NOISE up to {others:.1} processors were busy with other work during a run: times of the whole machine say little, \
              and caches were shared; end what else runs here and run it again"
+        ));
+    }
+    let stolen = comparison.cells.iter().map(|cell| cell.cpu.stolen_share()).fold(0.0, f64::max);
+    if stolen > STOLEN_MAX {
+        out.push(format!(
+            "NOISE a hypervisor gave up to {:.0} % of the CPU time that this machine asked for in a run to others: whatever waits for a \
+             processor waits longer, in every arm; on a host that is less busy latencies are lower",
+            stolen * 100.0
         ));
     }
     out
