@@ -1,12 +1,12 @@
 //! What Pillion promises, beside what was measured and what others take: a row for each promise that the results can tell.
 
-use super::words::neighbour_pairs;
+use super::words::{neighbour_pairs, undisturbed};
 use super::{Beside, FIGURES};
 use crate::cell::Cell;
 use crate::compare::{CALM, Comparison};
 use crate::saturate::Saturation;
 use crate::scenario::Allowed;
-use crate::verdict::{ROUNDS_MIN, Ratio, disturbed, pairs};
+use crate::verdict::{ROUNDS_MIN, Ratio, pairs};
 
 /// Arms that Pillion replaces, by what they promise at an acknowledgement.
 const PEERS: [(&str, &str); 5] = [
@@ -116,7 +116,6 @@ fn latencies(comparison: &Comparison) -> Vec<Row> {
     if !is_steady || !STEADY.contains(&rate) || comparison.cells.iter().any(|cell| cell.on_cluster.is_some()) {
         return Vec::new();
     }
-    let heard = |cell: &Cell| cell.latency.p99().filter(|_| cell.void.is_none());
     // Of a run of which most rounds are void the others are no measure: what made those void was there.
     let is_heard = |arm: &str| {
         let rounds = comparison.of(arm).filter(|cell| heard(cell).is_some()).count();
@@ -154,10 +153,14 @@ fn latencies(comparison: &Comparison) -> Vec<Row> {
     ]
 }
 
+/// Of a run whose latencies say something.
+fn heard(cell: &Cell) -> Option<f64> {
+    cell.latency.p99().filter(|_| cell.void.is_none())
+}
+
 /// Of the arms of a comparison that promise the same, what Pillion takes of what they take.
 fn beside_peers(comparison: &Comparison, own: &str, figure: impl Fn(&Cell) -> Option<f64>) -> String {
-    let disturbed = disturbed(&comparison.cells);
-    let quiet: Vec<Cell> = comparison.cells.iter().filter(|cell| !disturbed.contains(&cell.round)).cloned().collect();
+    let quiet = undisturbed(comparison);
     let peers = PEERS.iter().filter(|(one, other)| *one == own && comparison.of(other).next().is_some());
     let told = peers.filter_map(|(_, other)| {
         let ratio = Ratio::of(&pairs(&quiet, own, other, &figure), comparison.seed)?;
@@ -172,9 +175,7 @@ fn beside_peers(comparison: &Comparison, own: &str, figure: impl Fn(&Cell) -> Op
 fn neighbour(comparison: &Comparison) -> Option<Row> {
     let calm = format!("pillion{CALM}");
     comparison.of(&calm).next()?;
-    let disturbed = disturbed(&comparison.cells);
-    let quiet: Vec<Cell> = comparison.cells.iter().filter(|cell| !disturbed.contains(&cell.round)).cloned().collect();
-    let heard = |cell: &Cell| cell.latency.p99().filter(|_| cell.void.is_none());
+    let quiet = undisturbed(comparison);
     let ratio = Ratio::of(&neighbour_pairs(&quiet, "pillion", &calm, &heard), comparison.seed)?;
     let (low, high) = (1.0 - NEIGHBOUR, 1.0 + NEIGHBOUR);
     let unanswered: u64 = comparison.of("pillion").map(|cell| cell.latency.unanswered).sum();

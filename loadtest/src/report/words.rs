@@ -206,7 +206,7 @@ fn reasons(comparison: &Comparison, arm: &str) -> String {
 }
 
 /// The runs of rounds whose latencies may be compared.
-fn undisturbed(comparison: &Comparison) -> Vec<Cell> {
+pub(super) fn undisturbed(comparison: &Comparison) -> Vec<Cell> {
     let disturbed = disturbed(&comparison.cells);
     comparison.cells.iter().filter(|cell| !disturbed.contains(&cell.round)).cloned().collect()
 }
